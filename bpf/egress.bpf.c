@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* The one translation unit: maps, then the body that all hooks share, then the hooks. */
+#include "kernel.bpf.h"
+
+#include "maps.bpf.h"
+
+#include "filter.bpf.h"
+
+#include "emit.bpf.h"
+
+#include "hooks_cgroup.bpf.h"
+#include "hooks_trace.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* Run once by the loader itself: the only way to learn one's tgid outside one's own pid namespace. */
+SEC("raw_tp/sys_enter")
+int whoami(void *ctx)
+{
+	own_tgid = bpf_get_current_pid_tgid() >> 32;
+	return 0;
+}
+
+/* For tests and benchmarks: puts `ctx[0]` records of the running process into the ring without any traffic. */
+SEC("raw_tp/sys_exit")
+int synthesize(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct egress_event event;
+	struct dest dest = {.family = 4, .protocol = IPPROTO_TCP, .port_be = bpf_htons(443)};
+	__u64 wanted = ctx->args[0];
+
+	set_v4(&dest, bpf_htonl(0xc0000200));
+	fill_event(&event, &dest);
+	for (int i = 0; i < 1024; i++) {
+		if ((__u64)i >= wanted)
+			break;
+		event.daddr[15] = i;
+		event.sport = 30000 + i;
+		submit_or_lose(&event);
+	}
+	return 0;
+}

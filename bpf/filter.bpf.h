@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Whether a destination is wanted, from cheap to dear; what is not configured costs nothing. */
+#ifndef FILTER_BPF_H
+#define FILTER_BPF_H
+
+/* Where a connection goes, before it is known whether anyone wants to know. */
+struct dest {
+	__u8 addr[EGRESS_ADDR_BYTES];
+	__u16 port_be;
+	__u8 family;
+	__u8 protocol;
+};
+
+static __always_inline bool is_mapped(const __u8 *addr)
+{
+	const __u32 *words = (const __u32 *)addr;
+
+	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline void set_v4(struct dest *dest, __u32 addr_be)
+{
+	__u32 *words = (__u32 *)dest->addr;
+
+	/* To the kernel a destination of 0.0.0.0 is this host. */
+	words[0] = words[1] = 0;
+	words[2] = bpf_htonl(0xffff);
+	words[3] = addr_be ? addr_be : bpf_htonl(0x7f000001);
+	dest->family = 4;
+}
+
+static __always_inline void set_v6(struct dest *dest, const __u32 *words_be)
+{
+	__u32 *words = (__u32 *)dest->addr;
+
+	words[0] = words_be[0];
+	words[1] = words_be[1];
+	words[2] = words_be[2];
+	words[3] = words_be[3];
+	if (!(words[0] | words[1] | words[2] | words[3]))
+		words[3] = bpf_htonl(1);
+	dest->family = 6;
+}
+
+static __always_inline bool is_loopback(const struct dest *dest)
+{
+	const __u32 *words = (const __u32 *)dest->addr;
+
+	if (dest->family == 4)
+		return dest->addr[12] == 127;
+	return !words[0] && !words[1] && !words[2] && words[3] == bpf_htonl(1);
+}
+
+static __always_inline bool is_hidden(const struct egress_verdict *verdict, bool only)
+{
+	__u32 flags = 0;
+
+	if (verdict) {
+		__u32 rule = verdict->rule;
+		__u64 *hits = bpf_map_lookup_elem(&rule_hits, &rule);
+
+		if (hits)
+			*hits += 1;
+		flags = verdict->flags;
+	}
+	return flags & EGRESS_IGNORE || (only && !(flags & EGRESS_ONLY));
+}
+
+static __always_inline const struct egress_verdict *find_cidr(const struct dest *dest)
+{
+	const __u32 *from = (const __u32 *)dest->addr;
+
+	if (dest->family == 4) {
+		struct egress_cidr4_key key = {.prefix_bits = 32};
+
+		*(__u32 *)key.addr = from[3];
+		return bpf_map_lookup_elem(&cidrs4, &key);
+	} else {
+		struct egress_cidr6_key key = {.prefix_bits = 128};
+		__u32 *to = (__u32 *)key.addr;
+
+		to[0] = from[0];
+		to[1] = from[1];
+		to[2] = from[2];
+		to[3] = from[3];
+		return bpf_map_lookup_elem(&cidrs6, &key);
+	}
+}
+
+static __always_inline bool is_wanted(const struct dest *dest)
+{
+	if (!dest->port_be)
+		return false;
+	if (bpf_get_current_pid_tgid() >> 32 == own_tgid) {
+		count(EGRESS_SKIPPED_OWN);
+		return false;
+	}
+	if ((cfg.skip_tcp && dest->protocol == IPPROTO_TCP) || (cfg.skip_udp && dest->protocol == IPPROTO_UDP)) {
+		count(EGRESS_SKIPPED_PROTOCOL);
+		return false;
+	}
+	if (!cfg.report_loopback && is_loopback(dest)) {
+		count(EGRESS_SKIPPED_LOOPBACK);
+		return false;
+	}
+	if (cfg.has_ports) {
+		__u16 key = dest->port_be;
+
+		if (is_hidden(bpf_map_lookup_elem(&ports, &key), cfg.has_only_ports)) {
+			count(EGRESS_SKIPPED_PORT);
+			return false;
+		}
+	}
+	if (cfg.has_cidrs && is_hidden(find_cidr(dest), cfg.has_only_cidrs)) {
+		count(EGRESS_SKIPPED_CIDR);
+		return false;
+	}
+	return true;
+}
+
+#endif

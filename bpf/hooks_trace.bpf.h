@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* fentry/fexit and kprobe/kretprobe shims on the kernel's own connect and send functions. */
+#ifndef HOOKS_TRACE_BPF_H
+#define HOOKS_TRACE_BPF_H
+
+static __always_inline __u32 netns_of(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+}
+
+/* The kernel's own checks come first in these functions: what they refuse is no attempt. */
+static __always_inline bool read_tcp_dest(struct dest *dest, struct sock *sk, void *uaddr, int addr_len, bool v6)
+{
+	struct any_sockaddr addr = {};
+
+	if (addr_len < (v6 ? SIN6_BYTES_RFC2133 : SIN_BYTES))
+		return false;
+	if (bpf_probe_read_kernel(&addr, v6 ? SIN6_BYTES_RFC2133 : SIN_BYTES, uaddr))
+		return false;
+	if (addr.family != (v6 ? AF_INET6 : AF_INET))
+		return false;
+	dest->port_be = addr.port_be;
+	dest->protocol = IPPROTO_TCP;
+	if (!v6) {
+		set_v4(dest, *(__u32 *)addr.v4);
+		return true;
+	}
+	/* tcp_v6_connect hands a mapped address to tcp_v4_connect, which reports it. */
+	if (is_mapped(addr.v6.addr))
+		return false;
+	set_v6(dest, (__u32 *)addr.v6.addr);
+	if (is_loopback(dest)) {
+		struct in6_addr bound = {};
+
+		BPF_CORE_READ_INTO(&bound, sk, __sk_common.skc_v6_rcv_saddr);
+		return !is_mapped((__u8 *)&bound);
+	}
+	return true;
+}
+
+static __always_inline void fill_result(struct egress_event *event, int result)
+{
+	event->flags |= EGRESS_RESULT_KNOWN;
+	event->result = result;
+}
+
+static __always_inline int tcp_exit(struct sock *sk, void *uaddr, int addr_len, int result, bool v6)
+{
+	struct dest dest = {};
+	struct egress_event event;
+
+	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest))
+		return 0;
+	fill_event(&event, &dest);
+	fill_source(&event, sk);
+	fill_result(&event, result);
+	submit_or_lose(&event);
+	return 0;
+}
+
+/*
+ * kprobe: the whole record is kept from entry on. Under load the kernel skips return probes, and then the reader
+ * finds the connect here and reports it without source and result, instead of never.
+ */
+static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len, bool v6)
+{
+	struct dest dest = {};
+	struct egress_event event;
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct egress_event *missed;
+
+	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest))
+		return 0;
+	missed = bpf_map_lookup_elem(&pending, &thread);
+	if (missed)
+		submit_or_lose(missed);
+	fill_event(&event, &dest);
+	event.netns = netns_of(sk);
+	/* Kept as a number only, to find the socket again at return. */
+	*(__u64 *)event.saddr = (__u64)sk;
+	count(EGRESS_ENTERED);
+	if (bpf_map_update_elem(&pending, &thread, &event, BPF_ANY))
+		count(EGRESS_LOST_PENDING);
+	return 0;
+}
+
+static __always_inline int tcp_return(int result)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct egress_event *kept = bpf_map_lookup_elem(&pending, &thread);
+	struct egress_event event;
+	struct sock *sk;
+
+	if (!kept)
+		return 0;
+	__builtin_memcpy(&event, kept, sizeof(event));
+	bpf_map_delete_elem(&pending, &thread);
+	sk = (struct sock *)*(__u64 *)event.saddr;
+	fill_source(&event, sk);
+	fill_result(&event, result);
+	count(EGRESS_RETURNED);
+	submit_or_lose(&event);
+	return 0;
+}
+
+/* The message's own address wins over the socket's; false where the kernel would refuse or hand on to IPv4. */
+static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, void *name, int namelen, bool v6)
+{
+	dest->protocol = IPPROTO_UDP;
+	if (name) {
+		struct any_sockaddr addr = {};
+
+		if (bpf_probe_read_kernel(&addr, SIN_BYTES, name))
+			return false;
+		if (!v6) {
+			if (namelen < SIN_BYTES || (addr.family != AF_INET && addr.family != AF_UNSPEC))
+				return false;
+			dest->port_be = addr.port_be;
+			set_v4(dest, *(__u32 *)addr.v4);
+			return true;
+		}
+		if (addr.family == AF_INET6) {
+			if (namelen < SIN6_BYTES_RFC2133 || bpf_probe_read_kernel(&addr, SIN6_BYTES_RFC2133, name))
+				return false;
+			dest->port_be = addr.port_be;
+			if (is_mapped(addr.v6.addr))
+				return false;
+			set_v6(dest, (__u32 *)addr.v6.addr);
+			if (is_loopback(dest)) {
+				struct in6_addr bound = {};
+
+				BPF_CORE_READ_INTO(&bound, sk, __sk_common.skc_v6_rcv_saddr);
+				return !is_mapped((__u8 *)&bound);
+			}
+			return true;
+		}
+		/* AF_INET goes on to udp_sendmsg; AF_UNSPEC means the connected address. */
+		if (addr.family != AF_UNSPEC)
+			return false;
+	}
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_ESTABLISHED)
+		return false;
+	dest->port_be = BPF_CORE_READ(sk, __sk_common.skc_dport);
+	if (!v6) {
+		set_v4(dest, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+	} else {
+		struct in6_addr addr = {};
+
+		BPF_CORE_READ_INTO(&addr, sk, __sk_common.skc_v6_daddr);
+		if (is_mapped((__u8 *)&addr))
+			return false;
+		set_v6(dest, (__u32 *)&addr);
+	}
+	return true;
+}
+
+static __always_inline int udp_enter(struct sock *sk, void *name, int namelen, bool v6)
+{
+	struct dest dest = {};
+
+	if (read_udp_dest(&dest, sk, name, namelen, v6) && is_wanted(&dest))
+		emit_datagram(sk, &dest, netns_of(sk));
+	return 0;
+}
+
+SEC("fexit/tcp_v4_connect")
+int BPF_PROG(exit_tcp_v4, struct sock *sk, struct sockaddr *uaddr, int addr_len, int result)
+{
+	return tcp_exit(sk, uaddr, addr_len, result, false);
+}
+
+SEC("fexit/tcp_v6_connect")
+int BPF_PROG(exit_tcp_v6, struct sock *sk, struct sockaddr *uaddr, int addr_len, int result)
+{
+	return tcp_exit(sk, uaddr, addr_len, result, true);
+}
+
+SEC("fentry/udp_sendmsg")
+int BPF_PROG(enter_udp_v4, struct sock *sk, struct msghdr *msg)
+{
+	return udp_enter(sk, msg->msg_name, msg->msg_namelen, false);
+}
+
+SEC("fentry/udpv6_sendmsg")
+int BPF_PROG(enter_udp_v6, struct sock *sk, struct msghdr *msg)
+{
+	return udp_enter(sk, msg->msg_name, msg->msg_namelen, true);
+}
+
+SEC("kprobe/tcp_v4_connect")
+int BPF_KPROBE(probe_tcp_v4, struct sock *sk, struct sockaddr *uaddr, int addr_len)
+{
+	return tcp_enter(sk, uaddr, addr_len, false);
+}
+
+SEC("kretprobe/tcp_v4_connect")
+int BPF_KRETPROBE(return_tcp_v4, int result)
+{
+	return tcp_return(result);
+}
+
+SEC("kprobe/tcp_v6_connect")
+int BPF_KPROBE(probe_tcp_v6, struct sock *sk, struct sockaddr *uaddr, int addr_len)
+{
+	return tcp_enter(sk, uaddr, addr_len, true);
+}
+
+SEC("kretprobe/tcp_v6_connect")
+int BPF_KRETPROBE(return_tcp_v6, int result)
+{
+	return tcp_return(result);
+}
+
+SEC("kprobe/udp_sendmsg")
+int BPF_KPROBE(probe_udp_v4, struct sock *sk, struct msghdr *msg)
+{
+	return udp_enter(sk, BPF_CORE_READ(msg, msg_name), BPF_CORE_READ(msg, msg_namelen), false);
+}
+
+SEC("kprobe/udpv6_sendmsg")
+int BPF_KPROBE(probe_udp_v6, struct sock *sk, struct msghdr *msg)
+{
+	return udp_enter(sk, BPF_CORE_READ(msg, msg_name), BPF_CORE_READ(msg, msg_namelen), true);
+}
+
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libbpf for Python: open, configure, load, attach, read. Everything returns 0 or a count, or -errno; nothing
+ * prints. build.py feeds this file, after egress.h, to cffi.
+ */
+#ifndef LOADER_H
+#define LOADER_H
+
+#include "egress.h"
+
+struct egress;
+
+/* Reads an object; NULL with *error set. What libbpf and the verifier say is kept for egress_log. */
+struct egress *egress_open(const char *path, int *error);
+void egress_close(struct egress *self);
+/* The newest text of libbpf and the verifier, emptied by the call. */
+const char *egress_log(void);
+
+/* Before load. */
+int egress_configure(struct egress *self, const struct egress_config *config);
+int egress_size_map(struct egress *self, const char *map, __u32 entries);
+int egress_program_count(struct egress *self);
+const char *egress_program_name(struct egress *self, int program);
+const char *egress_program_section(struct egress *self, int program);
+void egress_autoload(struct egress *self, int program, int wanted);
+/* 1 where the running kernel's BTF has that function, 0 where not, -errno without BTF. */
+int egress_kernel_has(const char *function);
+
+int egress_load(struct egress *self);
+
+/* After load. */
+int egress_set(struct egress *self, const char *map, const void *key, unsigned key_bytes, const void *value,
+	       unsigned value_bytes);
+/* Runs `whoami`: our tgid as the initial pid namespace counts it. */
+int egress_learn_own_tgid(struct egress *self);
+int egress_attach(struct egress *self, int program, int cgroup_fd);
+void egress_detach(struct egress *self);
+/* Runs `synthesize`: `records` (at most 1024) records of this thread. */
+int egress_synthesize(struct egress *self, unsigned records);
+
+/*
+ * Waits up to `timeout_ms` and copies what the ring holds to `arena`; returns how many records. When the arena is
+ * full the rest stays in the ring. -EINTR when a signal came.
+ */
+int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena, int capacity);
+/*
+ * Takes flows whose window was over at `now_ns` out of the table; those with unreported repeats are written to
+ * `arena`. Returns how many; call again while it returns `capacity`.
+ */
+int egress_take_flows(struct egress *self, __u64 window_over_before_ns, struct egress_event *arena, int capacity);
+/* Takes connects that entered before `before_ns` and whose return was missed. */
+int egress_take_pending(struct egress *self, __u64 before_ns, struct egress_event *arena, int capacity);
+/* Sums of a per-CPU map's first `entries` values. */
+int egress_sum(struct egress *self, const char *map, __u64 *values, int entries);
+/* How often the kernel skipped our attached programs because one was already running on that CPU. */
+__u64 egress_misses(struct egress *self);
+
+#endif
