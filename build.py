@@ -49,7 +49,13 @@ def build_object() -> None:
     if machine not in BPF_ARCH:
         sys.exit(f"build.py: no BPF build for {machine}")
     run(
-        *("clang", "-target", "bpf", f"-D__TARGET_ARCH_{BPF_ARCH[machine]}", f"-I/usr/include/{machine}-linux-gnu"),
+        *(
+            "clang",
+            "-target",
+            "bpf",
+            f"-D__TARGET_ARCH_{BPF_ARCH[machine]}",
+            f"-I/usr/include/{machine}-linux-gnu",
+        ),
         *("-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"),
         *(f"-ffile-prefix-map={ROOT / 'bpf'}=.", "-fdebug-compilation-dir=."),
         *("-c", "egress.bpf.c", "-o", OBJECT),
@@ -64,7 +70,9 @@ def c_declarations() -> str:
         *("cc", "-E", "-P", "-D__VMLINUX_H__", "-I", ROOT / "bpf", NATIVE / "loader.h"),
     )
     words = {8: "char", 16: "short", 32: "int", 64: "long long"}
-    types = "".join(f"typedef unsigned {w} __u{bits}; typedef signed {w} __s{bits};\n" for bits, w in words.items())
+    types = "".join(
+        f"typedef unsigned {w} __u{bits}; typedef signed {w} __s{bits};\n" for bits, w in words.items()
+    )
     return types + text
 
 
@@ -97,7 +105,9 @@ def check_libbpf() -> None:
     if not version and not Path("/usr/include/bpf/libbpf.h").exists():
         sys.exit("build.py: libbpf's headers are missing (apt-get install libbpf-dev)")
     if version and tuple(map(int, version.split(".")[:2])) < LEAST_LIBBPF:
-        sys.exit(f"build.py: libbpf {version} is too old: 1.0 or newer is needed (Debian 12, Ubuntu 24.04 or newer)")
+        sys.exit(
+            f"build.py: libbpf {version} is too old: 1.0 or newer is needed (Debian 12, Ubuntu 24.04 or newer)"
+        )
 
 
 class BuildNative(build_ext):

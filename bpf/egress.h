@@ -66,6 +66,8 @@ struct egress_flow_key {
 	__u8 protocol;
 	__u8 family;
 	__u32 netns;
+	__u32 ifindex;
+	__u32 pad;
 };
 
 /* `seen` only grows, so that no two CPUs can lose a datagram between them by a reset. */
@@ -117,7 +119,8 @@ struct egress_config {
 enum egress_counter {
 	EGRESS_REPORTED,       /* records put into the ring */
 	EGRESS_DATAGRAMS,      /* datagrams that passed the filters, with a window */
-	EGRESS_LOST_RING,      /* connections or first datagrams the full ring had no room for */
+	EGRESS_LOST_RING,      /* connects, or datagrams without a window, the full ring had no room for */
+	EGRESS_LOST_FIRST,     /* and first datagrams of a flow */
 	EGRESS_DEFERRED,       /* repeats the full ring had no room for: counted in a later record */
 	EGRESS_LOST_PENDING,   /* connects that could not be remembered until their return */
 	EGRESS_ENTERED,        /* TCP connects remembered at entry (kprobe) */

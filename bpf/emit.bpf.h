@@ -33,6 +33,7 @@ static __always_inline void fill_event(struct egress_event *event, const struct 
 	event->dport = bpf_ntohs(dest->port_be);
 	event->family = dest->family;
 	event->protocol = dest->protocol;
+	event->ifindex = dest->scope_id;
 	__builtin_memcpy(event->daddr, dest->addr, EGRESS_ADDR_BYTES);
 	fill_process(&event->process);
 }
@@ -43,7 +44,8 @@ static __always_inline void fill_source(struct egress_event *event, struct sock 
 	__u32 *words = (__u32 *)event->saddr;
 
 	event->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	event->ifindex = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
+	if (!event->ifindex)
+		event->ifindex = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
 	event->sport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 	if (event->family == 4) {
 		words[0] = words[1] = 0;
@@ -122,6 +124,7 @@ static __always_inline void emit_datagram(struct sock *sk, const struct dest *de
 	key.exec_id = BPF_CORE_READ(leader, self_exec_id);
 	key.tgid = bpf_get_current_pid_tgid() >> 32;
 	key.netns = netns;
+	key.ifindex = dest->scope_id;
 	key.dport = dest->port_be;
 	key.protocol = dest->protocol;
 	key.family = dest->family;
@@ -146,7 +149,7 @@ static __always_inline void emit_datagram(struct sock *sk, const struct dest *de
 		}
 	}
 	if (!submit(&fresh.event)) {
-		count(EGRESS_LOST_RING);
+		count(EGRESS_LOST_FIRST);
 		bpf_map_delete_elem(&flows, &key);
 	}
 }

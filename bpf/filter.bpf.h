@@ -6,6 +6,7 @@
 /* Where a connection goes, before it is known whether anyone wants to know. */
 struct dest {
 	__u8 addr[EGRESS_ADDR_BYTES];
+	__u32 scope_id; /* interface of a link-local address, where the caller names it */
 	__u16 port_be;
 	__u8 family;
 	__u8 protocol;

@@ -8,33 +8,45 @@ static __always_inline __u32 netns_of(struct sock *sk)
 	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 }
 
-/* The kernel's own checks come first in these functions: what they refuse is no attempt. */
-static __always_inline bool read_tcp_dest(struct dest *dest, struct sock *sk, void *uaddr, int addr_len, bool v6)
+/* A destination of :: is this host: ::1, or for a socket bound to a mapped address 127.0.0.1. */
+static __always_inline bool is_bound_to_v4(struct sock *sk)
+{
+	struct in6_addr bound = {};
+
+	BPF_CORE_READ_INTO(&bound, sk, __sk_common.skc_v6_rcv_saddr);
+	return is_mapped((__u8 *)&bound);
+}
+
+/* False for a mapped address: the kernel hands it on to the IPv4 function, which reports it. */
+static __always_inline bool read_sockaddr_v6(struct dest *dest, struct sock *sk, void *uaddr, int bytes)
 {
 	struct any_sockaddr addr = {};
 
-	if (addr_len < (v6 ? SIN6_BYTES_RFC2133 : SIN_BYTES))
+	if (bytes < SIN6_BYTES_RFC2133 || bpf_probe_read_kernel(&addr, SIN6_BYTES_RFC2133, uaddr))
 		return false;
-	if (bpf_probe_read_kernel(&addr, v6 ? SIN6_BYTES_RFC2133 : SIN_BYTES, uaddr))
-		return false;
-	if (addr.family != (v6 ? AF_INET6 : AF_INET))
+	if (addr.family != AF_INET6 || is_mapped(addr.v6.addr))
 		return false;
 	dest->port_be = addr.port_be;
-	dest->protocol = IPPROTO_TCP;
-	if (!v6) {
-		set_v4(dest, *(__u32 *)addr.v4);
-		return true;
-	}
-	/* tcp_v6_connect hands a mapped address to tcp_v4_connect, which reports it. */
-	if (is_mapped(addr.v6.addr))
-		return false;
 	set_v6(dest, (__u32 *)addr.v6.addr);
-	if (is_loopback(dest)) {
-		struct in6_addr bound = {};
+	if (is_loopback(dest))
+		return !is_bound_to_v4(sk);
+	if (dest->addr[0] == 0xfe && (dest->addr[1] & 0xc0) == 0x80 && bytes >= SIN6_BYTES)
+		bpf_probe_read_kernel(&dest->scope_id, sizeof(dest->scope_id), uaddr + SIN6_BYTES_RFC2133);
+	return true;
+}
 
-		BPF_CORE_READ_INTO(&bound, sk, __sk_common.skc_v6_rcv_saddr);
-		return !is_mapped((__u8 *)&bound);
-	}
+/* What the kernel's own checks refuse is no attempt. */
+static __always_inline bool read_tcp_dest(struct dest *dest, struct sock *sk, void *uaddr, int bytes, bool v6)
+{
+	struct any_sockaddr addr = {};
+
+	dest->protocol = IPPROTO_TCP;
+	if (v6)
+		return read_sockaddr_v6(dest, sk, uaddr, bytes);
+	if (bytes < SIN_BYTES || bpf_probe_read_kernel(&addr, SIN_BYTES, uaddr) || addr.family != AF_INET)
+		return false;
+	dest->port_be = addr.port_be;
+	set_v4(dest, *(__u32 *)addr.v4);
 	return true;
 }
 
@@ -103,54 +115,42 @@ static __always_inline int tcp_return(int result)
 	return 0;
 }
 
-/* The message's own address wins over the socket's; false where the kernel would refuse or hand on to IPv4. */
-static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, void *name, int namelen, bool v6)
+/* Where a connected socket sends to. */
+static __always_inline bool read_connected(struct dest *dest, struct sock *sk, bool v6)
 {
-	dest->protocol = IPPROTO_UDP;
-	if (name) {
-		struct any_sockaddr addr = {};
+	struct in6_addr addr = {};
 
-		if (bpf_probe_read_kernel(&addr, SIN_BYTES, name))
-			return false;
-		if (!v6) {
-			if (namelen < SIN_BYTES || (addr.family != AF_INET && addr.family != AF_UNSPEC))
-				return false;
-			dest->port_be = addr.port_be;
-			set_v4(dest, *(__u32 *)addr.v4);
-			return true;
-		}
-		if (addr.family == AF_INET6) {
-			if (namelen < SIN6_BYTES_RFC2133 || bpf_probe_read_kernel(&addr, SIN6_BYTES_RFC2133, name))
-				return false;
-			dest->port_be = addr.port_be;
-			if (is_mapped(addr.v6.addr))
-				return false;
-			set_v6(dest, (__u32 *)addr.v6.addr);
-			if (is_loopback(dest)) {
-				struct in6_addr bound = {};
-
-				BPF_CORE_READ_INTO(&bound, sk, __sk_common.skc_v6_rcv_saddr);
-				return !is_mapped((__u8 *)&bound);
-			}
-			return true;
-		}
-		/* AF_INET goes on to udp_sendmsg; AF_UNSPEC means the connected address. */
-		if (addr.family != AF_UNSPEC)
-			return false;
-	}
 	if (BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_ESTABLISHED)
 		return false;
 	dest->port_be = BPF_CORE_READ(sk, __sk_common.skc_dport);
 	if (!v6) {
 		set_v4(dest, BPF_CORE_READ(sk, __sk_common.skc_daddr));
-	} else {
-		struct in6_addr addr = {};
-
-		BPF_CORE_READ_INTO(&addr, sk, __sk_common.skc_v6_daddr);
-		if (is_mapped((__u8 *)&addr))
-			return false;
-		set_v6(dest, (__u32 *)&addr);
+		return true;
 	}
+	BPF_CORE_READ_INTO(&addr, sk, __sk_common.skc_v6_daddr);
+	if (is_mapped((__u8 *)&addr))
+		return false;
+	set_v6(dest, (__u32 *)&addr);
+	return true;
+}
+
+/* The message's own address wins over the socket's. */
+static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, void *name, int bytes, bool v6)
+{
+	struct any_sockaddr addr = {};
+
+	dest->protocol = IPPROTO_UDP;
+	if (!name)
+		return read_connected(dest, sk, v6);
+	if (bpf_probe_read_kernel(&addr, SIN_BYTES, name))
+		return false;
+	/* On IPv6 AF_UNSPEC means the connected address, on IPv4 it passes for AF_INET. */
+	if (v6)
+		return addr.family == AF_UNSPEC ? read_connected(dest, sk, v6) : read_sockaddr_v6(dest, sk, name, bytes);
+	if (bytes < SIN_BYTES || (addr.family != AF_INET && addr.family != AF_UNSPEC))
+		return false;
+	dest->port_be = addr.port_be;
+	set_v4(dest, *(__u32 *)addr.v4);
 	return true;
 }
 

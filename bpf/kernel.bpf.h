@@ -28,8 +28,7 @@ typedef _Bool bool;
 #define PF_KTHREAD 0x00200000
 #define SIN_BYTES 16
 #define SIN6_BYTES_RFC2133 24 /* the least that the kernel takes for an IPv6 address */
-#define EINVAL 22
-#define EAFNOSUPPORT 97
+#define SIN6_BYTES 28
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

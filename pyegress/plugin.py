@@ -19,6 +19,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_
     """Base of every plugin's options: field = key, annotation = type, Meta = bounds and help."""
 
 
+_Options = Options  # inside the classes below, `Options` is the class variable
+
+
 class Context(msgspec.Struct, frozen=True):
     """What the program gives to a plugin when it opens it."""
 
@@ -39,7 +42,7 @@ class Input(ABC):
     Options: ClassVar[type[Options]]
 
     @abstractmethod
-    def __init__(self, options: Options) -> None: ...
+    def __init__(self, options: _Options) -> None: ...
 
     @abstractmethod
     def open(self, context: Context) -> None:
@@ -68,7 +71,7 @@ class Output(ABC):
     Options: ClassVar[type[Options]]
 
     @abstractmethod
-    def __init__(self, options: Options) -> None: ...
+    def __init__(self, options: _Options) -> None: ...
 
     @abstractmethod
     def open(self, context: Context) -> None:

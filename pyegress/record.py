@@ -2,10 +2,13 @@
 """The one record that every input makes and every output takes.
 
 Text that came from a process (names, command lines, paths) is `str` decoded with surrogateescape: it is
-an attacker's choice, and only outputs turn it into safe text. A field that is not known is None, never a false zero.
+an attacker's choice, and only outputs turn it into safe text. A field that is not known is None, never a false
+zero.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,6 +38,22 @@ class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     kernel: bool = False
     """A kernel thread: it has no executable and no command line."""
     parent: Process | None = None
+
+
+class Seen(NamedTuple):
+    """What the kernel knew of a process when it connected; times as in Process."""
+
+    pid: int
+    start_ns: int
+    exec_id: int
+    comm: str
+    uid: int
+    gid: int
+    cgroup_id: int
+    kernel: bool
+    parent_pid: int
+    parent_start_ns: int
+    parent_comm: str
 
 
 class Connection(msgspec.Struct, frozen=True, gc=False):

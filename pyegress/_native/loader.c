@@ -5,10 +5,12 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_PROGRAMS = 64, LOG_BYTES = 1 << 16 };
 
@@ -20,6 +22,7 @@ struct egress {
 	struct ring_buffer *ring;
 	struct egress_event *arena;
 	int used, capacity;
+	__u64 counted;
 };
 
 static char log_text[LOG_BYTES], log_copy[LOG_BYTES];
@@ -137,6 +140,17 @@ int egress_kernel_has(const char *function)
 	return btf__find_by_name_kind(kernel, function, BTF_KIND_FUNC) > 0;
 }
 
+static void count_datagrams(struct egress *self, const struct egress_event *event)
+{
+	if (event->protocol == IPPROTO_UDP)
+		self->counted += event->count;
+}
+
+__u64 egress_counted(struct egress *self)
+{
+	return self->counted;
+}
+
 static int on_event(void *context, void *data, size_t bytes)
 {
 	struct egress *self = context;
@@ -144,6 +158,7 @@ static int on_event(void *context, void *data, size_t bytes)
 	if (bytes != sizeof(struct egress_event))
 		return -EPROTO;
 	memcpy(&self->arena[self->used++], data, bytes);
+	count_datagrams(self, data);
 	/* libbpf has moved past this record already, so stopping here loses nothing. */
 	return self->used < self->capacity ? 0 : -ENOBUFS;
 }
@@ -184,10 +199,8 @@ static int run_once(struct egress *self, const char *name, __u64 argument)
 int egress_learn_own_tgid(struct egress *self)
 {
 	struct bpf_map *map;
-	int error = run_once(self, "whoami", 0);
+	int error, unknown = run_once(self, "whoami", 0);
 
-	if (error)
-		return error;
 	bpf_object__for_each_map(map, self->object) {
 		if (strstr(bpf_map__name(map), ".bss")) {
 			__u32 zero = 0, tgid;
@@ -197,6 +210,11 @@ int egress_learn_own_tgid(struct egress *self)
 			if (!value)
 				return -ENOMEM;
 			error = bpf_map__lookup_elem(map, &zero, sizeof(zero), value, size, 0) ? -errno : 0;
+			if (!error && unknown) {
+				tgid = getpid();
+				memcpy(value, &tgid, sizeof(tgid));
+				error = bpf_map__update_elem(map, &zero, sizeof(zero), value, size, 0) ? -errno : 0;
+			}
 			memcpy(&tgid, value, sizeof(tgid)); /* own_tgid is the first variable of .bss */
 			free(value);
 			return error ? error : (int)tgid;
@@ -250,13 +268,16 @@ int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena,
 
 int egress_take_flows(struct egress *self, __u64 window_over_before_ns, struct egress_event *arena, int capacity)
 {
-	int fd = bpf_map__fd(find_map(self, "flows"));
+	struct bpf_map *map = find_map(self, "flows");
+	int fd = bpf_map__fd(map);
+	/* An eviction under our feet makes the walk start anew, so it is bounded. */
+	__u64 steps = 2ULL * bpf_map__max_entries(map);
 	struct egress_flow_key key, next;
 	struct egress_flow flow;
 	int used = 0;
 	int more = bpf_map_get_next_key(fd, NULL, &next) == 0;
 
-	while (more && used < capacity) {
+	while (more && used < capacity && steps--) {
 		key = next;
 		/* The next key is asked for first: after a delete the walk would start anew. */
 		more = bpf_map_get_next_key(fd, &key, &next) == 0;
@@ -269,6 +290,7 @@ int egress_take_flows(struct egress *self, __u64 window_over_before_ns, struct e
 			arena[used] = flow.event;
 			arena[used].ts_ns = flow.last_ns;
 			arena[used].count = flow.seen - flow.reported;
+			count_datagrams(self, &arena[used]);
 			used++;
 		}
 	}

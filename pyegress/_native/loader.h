@@ -31,7 +31,7 @@ int egress_load(struct egress *self);
 /* After load. */
 int egress_set(struct egress *self, const char *map, const void *key, unsigned key_bytes, const void *value,
 	       unsigned value_bytes);
-/* Runs `whoami`: our tgid as the initial pid namespace counts it. */
+/* Runs `whoami`: our tgid as the initial pid namespace counts it (before 5.10, as getpid() does). */
 int egress_learn_own_tgid(struct egress *self);
 int egress_attach(struct egress *self, int program, int cgroup_fd);
 void egress_detach(struct egress *self);
@@ -50,6 +50,8 @@ int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena,
 int egress_take_flows(struct egress *self, __u64 window_over_before_ns, struct egress_event *arena, int capacity);
 /* Takes connects that entered before `before_ns` and whose return was missed. */
 int egress_take_pending(struct egress *self, __u64 before_ns, struct egress_event *arena, int capacity);
+/* Datagrams that all UDP records read so far stand for. */
+__u64 egress_counted(struct egress *self);
 /* Sums of a per-CPU map's first `entries` values. */
 int egress_sum(struct egress *self, const char *map, __u64 *values, int entries);
 /* How often the kernel skipped our attached programs because one was already running on that CPU. */

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""What /proc knows of a process that the kernel named, taken only where it still is that process.
+
+A number in /proc is the same process when its start time is the one the kernel saw, to the clock tick, and the same
+program when its comm is: in doubt nothing of /proc is used. Fields: proc_pid_stat(5).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from pyegress.losses import Losses
+from pyegress.record import Process, Seen
+
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+COMM_BYTES = 15
+CMDLINE_BYTES = 4096
+"""Longer command lines are cut: an attacker's arguments may be megabytes."""
+_PARENTS_KEPT = 16384
+
+
+class _Stat(NamedTuple):
+    comm: str
+    parent: int
+    start_ticks: int
+
+
+class ProcfsResolver:
+    """Makes a Process of what the kernel saw and what /proc adds to it.
+
+    With `usable` false /proc numbers processes differently (another pid namespace) and nothing is read.
+    """
+
+    def __init__(self, losses: Losses, usable: bool = True, root: Path = Path("/proc")) -> None:
+        self._losses = losses
+        self._usable = usable
+        self._root = str(root)
+        self._parents: dict[tuple[int, int, str], Process] = {}
+
+    def resolve(self, seen: Seen) -> Process:
+        """The process as it was when it connected, with its parent and grandparent where known."""
+        stat, cmdline, exe = self._details(seen.pid, seen.start_ns // TICK_NS, seen.comm, seen.kernel)
+        if stat is None and self._usable:
+            self._losses.add(
+                "unattributed", "processes without command line: gone or changed before /proc was read"
+            )
+        return Process(
+            pid=seen.pid,
+            start_ns=seen.start_ns,
+            comm=seen.comm,
+            name=full_name(seen.comm, cmdline, exe, seen.kernel),
+            exe=exe,
+            cmdline=cmdline,
+            uid=seen.uid,
+            gid=seen.gid,
+            user=user_name(seen.uid),
+            cgroup_id=seen.cgroup_id,
+            kernel=seen.kernel,
+            parent=self._parent(seen) if seen.parent_pid else None,
+        )
+
+    def _parent(self, seen: Seen) -> Process:
+        key = (seen.parent_pid, seen.parent_start_ns, seen.parent_comm)
+        found = self._parents.get(key)
+        if found is None:
+            if len(self._parents) >= _PARENTS_KEPT:
+                del self._parents[next(iter(self._parents))]
+            found = self._parents[key] = self._ancestor(*key)
+        return found
+
+    def _ancestor(self, pid: int, start_ns: int, comm: str) -> Process:
+        start_ticks = start_ns // TICK_NS
+        stat, cmdline, exe = self._details(pid, start_ticks, comm, False)
+        uid = self._uid(pid) if stat else None
+        grandparent = None
+        if stat and stat.parent:
+            grandparent = self._grandparent(stat.parent, pid, stat)
+        return Process(
+            pid=pid,
+            start_ns=start_ns,
+            comm=comm,
+            name=full_name(comm, cmdline, exe, False),
+            exe=exe,
+            cmdline=cmdline,
+            uid=uid,
+            user=user_name(uid) if uid is not None else None,
+            parent=grandparent,
+        )
+
+    def _grandparent(self, pid: int, child: int, child_stat: _Stat) -> Process | None:
+        stat = self._stat(pid)
+        if stat is None or stat.start_ticks > child_stat.start_ticks:
+            return None
+        same, cmdline, exe = self._details(pid, stat.start_ticks, stat.comm, False)
+        uid = self._uid(pid)
+        # Still its child afterwards: then the number was not given to another process meanwhile.
+        if same is None or self._stat(child) != child_stat:
+            return None
+        return Process(
+            pid=pid,
+            start_ns=stat.start_ticks * TICK_NS,
+            comm=stat.comm,
+            name=full_name(stat.comm, cmdline, exe, False),
+            exe=exe,
+            cmdline=cmdline,
+            uid=uid,
+            user=user_name(uid) if uid is not None else None,
+        )
+
+    def _details(
+        self, pid: int, start_ticks: int, comm: str, kernel: bool
+    ) -> tuple[_Stat | None, str | None, str | None]:
+        """Stat, command line and executable, all None unless that program still runs."""
+        if not self._usable:
+            return None, None, None
+        cmdline = self._read(pid, "cmdline", CMDLINE_BYTES)
+        exe = self._exe(pid)
+        # The stat comes last: what was read before it is of a process with this start time or an older one.
+        stat = self._stat(pid)
+        # /proc adds the work queue to a kworker's name, which the kernel's comm lacks.
+        if stat is None or stat.start_ticks != start_ticks or not (stat.comm == comm or kernel):
+            return None, None, None
+        text = (
+            cmdline.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "surrogateescape") if cmdline else None
+        )
+        return stat, text, exe
+
+    def _stat(self, pid: int) -> _Stat | None:
+        raw = self._read(pid, "stat", 4096)
+        head, separator, tail = (raw or b"").rpartition(b") ")
+        if not separator:
+            return None
+        fields = tail.split()
+        comm = head.partition(b" (")[2].decode("utf-8", "surrogateescape")
+        return _Stat(comm, int(fields[1]), int(fields[19]))
+
+    def _uid(self, pid: int) -> int | None:
+        for line in (self._read(pid, "status", 4096) or b"").splitlines():
+            if line.startswith(b"Uid:"):
+                return int(line.split()[1])
+        return None
+
+    def _exe(self, pid: int) -> str | None:
+        try:
+            return os.readlink(f"{self._root}/{pid}/exe").removesuffix(" (deleted)")
+        except OSError:
+            return None
+
+    def _read(self, pid: int, name: str, limit: int) -> bytes | None:
+        try:
+            fd = os.open(f"{self._root}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return os.read(fd, limit)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+
+def full_name(comm: str, cmdline: str | None, exe: str | None, kernel: bool) -> str:
+    """The name without the kernel's cut at 15 bytes, where the program or its arguments tell it.
+
+    A kernel thread's worker number is left out, so that `kworker/3:1` and `kworker/u8:0` are one name.
+    """
+    if kernel:
+        return comm.partition("/")[0]
+    if len(os.fsencode(comm)) < COMM_BYTES:
+        return comm
+    arguments = (cmdline or "").split(" ", 2)[:2]
+    for candidate in (exe or "", *arguments):
+        base = candidate.rpartition("/")[2]
+        if os.fsencode(base).startswith(os.fsencode(comm)):
+            return base
+    return comm
+
+
+@lru_cache(maxsize=4096)
+def user_name(uid: int) -> str:
+    """The user's name, or the number where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

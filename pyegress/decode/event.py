@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+"""Records of the ring buffer -> Connection, a batch at a time."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from pyegress.decode.layout import layout_of
+from pyegress.record import Connection, Process, Seen
+
+EVENT_FIELDS = (
+    "ts_ns",
+    "count",
+    "tid",
+    "netns",
+    "ifindex",
+    "result",
+    "sport",
+    "dport",
+    "family",
+    "protocol",
+    "flags",
+    "pad",
+    "saddr",
+    "daddr",
+    "process",
+)
+PROCESS_FIELDS = (
+    "start_ns",
+    "parent_start_ns",
+    "cgroup_id",
+    "tgid",
+    "exec_id",
+    "uid",
+    "gid",
+    "parent_tgid",
+    "flags",
+    "comm",
+    "parent_comm",
+)
+PROTOCOLS = {6: "tcp", 17: "udp"}
+_PROCESSES_KEPT = 16384
+_ADDRESSES_KEPT = 131072
+_KERNEL_THREAD = 1
+_RESULT_KNOWN = 1
+
+
+class _Addresses(dict[bytes, str | None]):
+    """16 bytes -> text, an IPv4-mapped address as IPv4, the unspecified one as None."""
+
+    def __missing__(self, packed: bytes) -> str | None:
+        if len(self) >= _ADDRESSES_KEPT:
+            self.clear()
+        text: str | None
+        if packed.startswith(b"\0" * 10 + b"\xff\xff"):
+            text = socket.inet_ntop(socket.AF_INET, packed[12:])
+        else:
+            text = socket.inet_ntop(socket.AF_INET6, packed)
+        if text in ("0.0.0.0", "::"):
+            text = None
+        self[packed] = text
+        return text
+
+
+class _Processes(dict[bytes, Process]):
+    """`struct egress_process` as bytes -> the Process it stands for; the oldest are forgotten."""
+
+    def __init__(self, ffi: Any, resolve: Callable[[Seen], Process]) -> None:
+        super().__init__()
+        self._unpack = layout_of(ffi, "egress_process", PROCESS_FIELDS).unpack.unpack
+        self._resolve = resolve
+
+    def __missing__(self, raw: bytes) -> Process:
+        (start_ns, parent_start_ns, cgroup_id, tgid, exec_id, uid, gid, parent, flags, comm, parent_comm) = (
+            self._unpack(raw)
+        )
+        process = self._resolve(
+            Seen(
+                tgid,
+                start_ns,
+                exec_id,
+                _text(comm),
+                uid,
+                gid,
+                cgroup_id,
+                bool(flags & _KERNEL_THREAD),
+                parent,
+                parent_start_ns,
+                _text(parent_comm),
+            )
+        )
+        if len(self) >= _PROCESSES_KEPT:
+            del self[next(iter(self))]
+        self[raw] = process
+        return process
+
+
+def _text(comm: bytes) -> str:
+    return comm.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+class EventDecoder:
+    """Decodes `struct egress_event`s. `resolve` makes a Process once for each process the kernel names.
+
+    `ifname` gives the name of an interface index in this host's network namespace, whose inode number is `netns`.
+    """
+
+    def __init__(
+        self,
+        ffi: Any,
+        resolve: Callable[[Seen], Process],
+        netns: int,
+        ifname: Callable[[int], str | None],
+    ) -> None:
+        layout = layout_of(ffi, "egress_event", EVENT_FIELDS)
+        self._iter_unpack = layout.unpack.iter_unpack
+        self._processes = _Processes(ffi, resolve)
+        self._addresses = _Addresses()
+        self._netns = netns
+        self._ifname = ifname
+
+    def decode(self, records: Any, epoch_offset_ns: int) -> list[Connection]:
+        """Connections of a buffer of whole records; the offset turns boot time into time since the epoch."""
+        addresses, processes = self._addresses, self._processes
+        batch: list[Connection] = []
+        append = batch.append
+        for (
+            ts_ns,
+            count,
+            tid,
+            netns,
+            ifindex,
+            result,
+            sport,
+            dport,
+            family,
+            protocol,
+            flags,
+            _,
+            saddr,
+            daddr,
+            process,
+        ) in self._iter_unpack(records):
+            append(
+                Connection(
+                    ts_ns + epoch_offset_ns,
+                    "ebpf",
+                    PROTOCOLS[protocol],
+                    family,
+                    addresses[daddr],  # type: ignore[arg-type]
+                    dport,
+                    addresses[saddr],
+                    sport or None,
+                    count,
+                    _errno_name(result) if result and flags & _RESULT_KNOWN else None,
+                    "out",
+                    netns or None,
+                    self._ifname(ifindex) if ifindex and netns == self._netns else None,
+                    processes[process],
+                    tid,
+                    "kernel",
+                )
+            )
+        return batch
+
+
+def _errno_name(result: int) -> str:
+    return errno.errorcode.get(-result, str(result))

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: MIT
+"""Connections seen by eBPF hooks in the kernel, filtered there, with the process that made them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from pyegress import kernel
+from pyegress.attribute.procfs import ProcfsResolver
+from pyegress.decode.event import EventDecoder
+from pyegress.errors import InputError, UnsupportedError
+from pyegress.filters import ProcessFilters
+from pyegress.options import Cidr, DurationNs, Ports, SizeBytes
+from pyegress.plugin import Batch, Context, Input, Options
+from pyegress.prefixes import Network, Verdict, table
+from pyegress.session import BATCH, KINDS, AttachError, Session, Settings
+
+POLL_MS = 100
+PENDING_NS = 2_000_000_000
+"""A connect call returns within microseconds; after this long its return was missed."""
+LEAST_SWEEP_NS = 1_000_000_000
+_NEVER_NS = (1 << 63) - 1
+T = TypeVar("T", Network, Ports)
+
+
+def _help(text: str, ge: int | None = None, le: int | None = None) -> msgspec.Meta:
+    return msgspec.Meta(description=text, ge=ge, le=le)
+
+
+class EbpfOptions(Options, frozen=True):
+    """Options of the ebpf input."""
+
+    quiet: Annotated[bool, _help("no line per connection on stderr when outputs are named")] = False
+    allow_loopback: Annotated[bool, _help("report connections to 127.0.0.0/8 and ::1")] = False
+    attach: Annotated[
+        Literal["auto", "fentry", "kprobe", "cgroup"],
+        _help(
+            "kind of hooks; auto takes the first that attaches, in this order; cgroup sees requests, not results"
+        ),
+    ] = "auto"
+    window: Annotated[
+        DurationNs, _help("a UDP flow is reported at most once in this time; 0: each datagram")
+    ] = 10_000_000_000
+    protocol: Annotated[tuple[Literal["tcp", "udp"], ...], _help("report only this protocol")] = ()
+    ignore_cidr: Annotated[tuple[Cidr, ...], _help("hide destinations in this network")] = ()
+    only_cidr: Annotated[tuple[Cidr, ...], _help("hide destinations outside these networks")] = ()
+    ignore_port: Annotated[tuple[Ports, ...], _help("hide this destination port or range")] = ()
+    only_port: Annotated[tuple[Ports, ...], _help("hide other destination ports")] = ()
+    ignore_comm: Annotated[
+        tuple[str, ...], _help("hide processes with this name, or matching this glob")
+    ] = ()
+    ignore_cmdline: Annotated[
+        tuple[str, ...], _help("hide processes whose command line has this text, or matches this glob")
+    ] = ()
+    ignore_parent: Annotated[tuple[str, ...], _help("hide processes whose parent has this name (glob)")] = ()
+    ignore_grandparent: Annotated[
+        tuple[str, ...], _help("hide processes whose grandparent has this name (glob)")
+    ] = ()
+    ring: Annotated[SizeBytes, _help("ring buffer, rounded up to a power of two", ge=4096, le=1 << 30)] = (
+        4 << 20
+    )
+    flows: Annotated[int, _help("UDP flows remembered at a time", ge=1, le=1 << 22)] = 32768
+
+
+class Ebpf(Input):
+    """The input; see EbpfOptions."""
+
+    name = "ebpf"
+    summary = (
+        "TCP connects and UDP flows of every process, by hooks on the kernel's connect and send functions "
+        "(not raw sockets, ICMP, SCTP, or what the kernel sends without them, as WireGuard does)"
+    )
+    Options = EbpfOptions
+
+    def __init__(self, options: EbpfOptions) -> None:
+        self._options = options
+        self._filters = ProcessFilters(
+            options.ignore_comm, options.ignore_cmdline, options.ignore_parent, options.ignore_grandparent
+        )
+        self._rules: list[tuple[str, str]] = []
+        self._settings = self._make_settings()
+        self._session: Session | None = None
+        self._stopping = False
+        self._drained = False
+
+    def open(self, context: Context) -> None:
+        """Attach; raises UnsupportedError with the one cause when nothing attaches."""
+        self._context = context
+        session = self._session = self._attach()
+        own_numbers = session.own_tgid == os.getpid()
+        if not own_numbers:
+            context.notice(
+                "ebpf: running in a pid namespace: pids are those of the host, and /proc here can't tell about them"
+            )
+        self._decoder = EventDecoder(
+            session.ffi,
+            ProcfsResolver(context.losses, usable=own_numbers).resolve,
+            Path("/proc/self/ns/net").stat().st_ino,
+            _ifname,
+        )
+
+    def read(self) -> Iterator[Batch]:
+        """Batches until `stop`, then what is left in the ring and in the tables."""
+        session = self._opened()
+        sweep_ns = max(self._options.window, LEAST_SWEEP_NS)
+        next_sweep_ns = _boot_ns() + sweep_ns
+        while not self._stopping:
+            yield self._batch(session.read(POLL_MS))
+            now_ns = _boot_ns()
+            if now_ns >= next_sweep_ns:
+                next_sweep_ns = now_ns + sweep_ns
+                yield from self._sweep(now_ns - self._options.window, now_ns - PENDING_NS)
+        session.detach()
+        while records := session.read(0):
+            yield self._batch(records)
+        yield from self._sweep(_NEVER_NS, _NEVER_NS)
+        self._drained = True
+        self.refresh_losses()
+
+    def stop(self) -> None:
+        """Make `read` drain and end."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Detach."""
+        if self._session:
+            self.refresh_losses()
+            self._session.close()
+            self._session = None
+
+    def refresh_losses(self) -> None:
+        """Kernel counters into the Losses."""
+        session = self._session
+        if session is None:
+            return
+        put = self._context.losses.put
+        counters = session.counters()
+        lost_first = counters["lost_first"]
+        put(
+            "lost",
+            "ebpf: ring buffer full (make it larger with -I ebpf:ring)",
+            counters["lost_ring"] + lost_first,
+        )
+        put("lost", "ebpf: too many connects at once", counters["lost_pending"])
+        put("lost", "ebpf: probes that the kernel skipped", session.misses())
+        if self._drained and self._options.window:
+            # Every datagram of a flow was reported, counted in a report, or went with an evicted flow.
+            evicted = counters["datagrams"] - session.counted() - lost_first
+            put("lost", "ebpf: repeats of flows pushed out of the table (-I ebpf:flows)", evicted)
+        put("skipped", "to loopback (-I ebpf:allow-loopback:true shows them)", counters["skipped_loopback"])
+        put("skipped", "by protocol", counters["skipped_protocol"])
+        hidden = {"port": counters["skipped_port"], "cidr": counters["skipped_cidr"]}
+        for (rule, what), hits in zip(self._rules, session.rule_hits(len(self._rules)), strict=True):
+            if rule.startswith("ignore-"):
+                hidden[what] -= hits
+                put("skipped", f"by {rule}", hits)
+            else:
+                put("matched", f"by {rule}", hits)
+        for what, hits in hidden.items():
+            put("skipped", f"outside only-{what}", hits)
+        for pattern, hits in self._filters.hits.items():
+            put("skipped", f"by {pattern}", hits)
+
+    def _batch(self, records: memoryview) -> Batch:
+        # Anew each time: the clock may have been set.
+        offset_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - _boot_ns()
+        return self._filters.apply(self._decoder.decode(records, offset_ns))
+
+    def _sweep(self, flows_before_ns: int, pending_before_ns: int) -> Iterator[Batch]:
+        session = self._opened()
+        takes: list[tuple[Callable[[int], memoryview], int]] = [(session.take_pending, pending_before_ns)]
+        if self._options.window:
+            takes.append((session.take_flows, flows_before_ns))
+        for take, before_ns in takes:
+            while before_ns > 0:
+                records = take(before_ns)
+                batch = self._decoder.decode(records, time.clock_gettime_ns(time.CLOCK_REALTIME) - _boot_ns())
+                yield self._filters.apply(batch)
+                if len(batch) < BATCH:
+                    break
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise InputError("ebpf: not open")
+        return self._session
+
+    def _attach(self) -> Session:
+        wanted = self._options.attach
+        failures: list[AttachError] = []
+        for kind in KINDS if wanted == "auto" else (wanted,):
+            try:
+                session = Session(kind, self._settings)
+            except AttachError as error:
+                failures.append(error)
+                self._context.debug(f"ebpf: {error}\n{error.log}")
+                continue
+            self._context.debug(f"ebpf: {kind}: {', '.join(session.hooks)}")
+            for missing in session.missing:
+                self._context.notice(f"ebpf: left out: {missing}")
+            if kind == "cgroup":
+                self._context.notice(
+                    "ebpf: cgroup hooks: requests are seen, not their results; connected UDP is seen at its connect"
+                )
+            return session
+        codes = {code for failure in failures for code in failure.codes}
+        cause = kernel.explain(codes, "".join(failure.log for failure in failures))
+        tried = "; ".join(map(str, failures))
+        raise UnsupportedError(f"ebpf: nothing could be attached: {cause} ({tried})")
+
+    def _make_settings(self) -> Settings:
+        options = self._options
+        cidrs = table(
+            self._number("ignore-cidr", "cidr", options.ignore_cidr),
+            self._number("only-cidr", "cidr", options.only_cidr),
+        )
+        ports = _port_table(
+            self._number("ignore-port", "port", options.ignore_port),
+            self._number("only-port", "port", options.only_port),
+        )
+        return Settings(
+            window_ns=options.window,
+            ring_bytes=options.ring,
+            flows=options.flows,
+            report_loopback=options.allow_loopback,
+            skip_tcp=bool(options.protocol) and "tcp" not in options.protocol,
+            skip_udp=bool(options.protocol) and "udp" not in options.protocol,
+            ports=ports,
+            only_ports=bool(options.only_port),
+            cidrs=cidrs,
+            only_cidrs=bool(options.only_cidr),
+            rules=len(self._rules),
+        )
+
+    def _number(self, option: str, what: str, values: tuple[T, ...]) -> list[tuple[int, T]]:
+        """Give each value its rule number."""
+        numbered = []
+        for value in values:
+            numbered.append((len(self._rules), value))
+            self._rules.append((f"{option}:{value}", what))
+        return numbered
+
+
+def _port_table(ignore: list[tuple[int, Ports]], only: list[tuple[int, Ports]]) -> dict[int, Verdict]:
+    found: dict[int, Verdict] = {}
+    # The first rule that names a port decides, ignore before only: so later ones must not overwrite.
+    for rule, ports in only:
+        for port in range(ports.first, ports.last + 1):
+            found.setdefault(port, Verdict(rule, False, True))
+    for rule, ports in reversed(ignore):
+        for port in range(ports.first, ports.last + 1):
+            found[port] = Verdict(rule, True, port in found and found[port].only)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _ifname(index: int) -> str | None:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return None
+
+
+def _boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

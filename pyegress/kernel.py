@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""What this kernel and this process' rights offer to eBPF, and what a failure means."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from pathlib import Path
+
+NEEDED = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_CAP_SYS_ADMIN = 21
+"""Bit numbers of linux/capability.h."""
+
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
+BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+def missing_capabilities() -> list[str]:
+    """Names of needed capabilities that this process lacks; CAP_SYS_ADMIN includes those of BPF."""
+    effective = 0
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            effective = int(line.split()[1], 16)
+    has_admin = effective >> _CAP_SYS_ADMIN & 1
+    return [
+        name
+        for name, bit in NEEDED.items()
+        if not effective >> bit & 1 and not (has_admin and name != "CAP_NET_ADMIN")
+    ]
+
+
+def lockdown() -> str | None:
+    """none, integrity or confidentiality; None where the kernel does not say."""
+    try:
+        text = LOCKDOWN.read_text()
+    except OSError:
+        return None
+    return text.partition("[")[2].partition("]")[0] or None
+
+
+def has_btf() -> bool:
+    """Whether the kernel describes its types (CONFIG_DEBUG_INFO_BTF)."""
+    return BTF.exists()
+
+
+def has_kprobes() -> bool:
+    """Whether the kernel knows kprobes at all (CONFIG_KPROBE_EVENTS); only attaching tells if they work."""
+    return Path("/sys/bus/event_source/devices/kprobe").exists()
+
+
+def cgroup2_root() -> Path | None:
+    """Where the cgroup v2 hierarchy is mounted."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, kind = line.partition(" - ")
+        if kind.startswith("cgroup2 "):
+            return Path(mount.split()[4].encode().decode("unicode_escape"))
+    return None
+
+
+def in_initial_user_namespace() -> bool:
+    """Whether capabilities here are those of the host."""
+    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+
+
+def memlock_is_limited() -> bool:
+    """Whether RLIMIT_MEMLOCK bounds BPF memory, as it does before 5.11."""
+    return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY
+
+
+def errno_name(code: int) -> str:
+    """`EPERM` for 1 or -1."""
+    return errno.errorcode.get(abs(code), f"errno {abs(code)}")
+
+
+def explain(codes: set[int], log: str) -> str:
+    """Cause and way on of a failed load or attach, from the errnos seen and the verifier's text."""
+    missing = missing_capabilities()
+    if missing:
+        return f"missing {', '.join(missing)}; run as root, for example with sudo"
+    if not has_btf():
+        return (
+            f"this kernel has no BTF ({BTF} is not there); use a kernel built with CONFIG_DEBUG_INFO_BTF=y, "
+            "as those of Debian 11, Ubuntu 20.10, RHEL 8.2 and newer are"
+        )
+    if lockdown() == "confidentiality":
+        return (
+            "kernel lockdown is in confidentiality mode, which keeps BPF from reading kernel memory; "
+            "boot with lockdown=integrity or none"
+        )
+    if "unknown func bpf_probe_read_kernel" in log or "cannot use helper bpf_probe_read" in log:
+        return (
+            "the kernel forbids BPF to read kernel memory, as lockdown=confidentiality does; boot without it"
+        )
+    if not in_initial_user_namespace():
+        return "this is a user namespace, whose root has no rights over BPF; run on the host"
+    if codes & {errno.EPERM, errno.ENOMEM} and memlock_is_limited():
+        return (
+            "locked memory is limited (RLIMIT_MEMLOCK) and could not be raised; "
+            "run with `ulimit -l unlimited` or LimitMEMLOCK=infinity"
+        )
+    if not has_kprobes() and cgroup2_root() is None:
+        return "this kernel has no kprobes and no cgroup v2 is mounted; mount -t cgroup2 none /sys/fs/cgroup"
+    if not has_kprobes():
+        return "this kernel has no kprobes (CONFIG_KPROBE_EVENTS); use -I ebpf:attach:cgroup"
+    return "see `pyegress doctor`, or run with --debug for the kernel's own words"

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""Where outputs put their bytes: standard output, or a file that is appended to."""
+
+import errno
+import os
+import select
+
+from pyegress.errors import OutputError
+from pyegress.escape import display
+
+_STDOUT = 1
+
+
+class FileSink:
+    """Unbuffered: what `write` has returned from is with the kernel, so there is nothing to lose at exit."""
+
+    def __init__(self, path: str) -> None:
+        """Open; "" and "-" are standard output."""
+        self._path = "" if path == "-" else path
+        self._fd = self._open() if self._path else _STDOUT
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return display(self._path) if self._path else "standard output"
+
+    def write(self, data: bytes) -> None:
+        """Write all of it; BrokenPipeError when the reader has gone, OutputError for any other failure."""
+        if self._fd < 0:
+            raise OutputError(f"cannot write to {self.name}: it is closed")
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:
+                # Standard output shares its O_NONBLOCK with whoever else holds the pipe or terminal.
+                select.select([], [self._fd], [])
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise OutputError(f"cannot write to {self.name}: {_reason(error)}") from error
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def reopen(self) -> None:
+        """Open the file anew by its name; the old one stays in use if that fails."""
+        if self._path and self._fd >= 0:
+            fresh = self._open()
+            os.close(self._fd)
+            self._fd = fresh
+
+    def close(self) -> None:
+        """Close the file; standard output is left open."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0 and self._path:
+            try:
+                os.close(fd)
+            except OSError as error:
+                raise OutputError(f"cannot close {self.name}: {_reason(error)}") from error
+
+    def _open(self) -> int:
+        try:
+            return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY, 0o640)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"cannot open {self.name}: {_reason(error)}") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    return f"{os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)})"

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""Connections for a human reader, and the one-line notice of the inputs."""
+
+from __future__ import annotations
+
+import socket
+import time
+from functools import lru_cache
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from pyegress import plugin
+from pyegress.errors import OutputError
+from pyegress.escape import display
+from pyegress.outputs.filesink import FileSink
+from pyegress.plugin import Batch, Context, Output
+from pyegress.record import Connection, Process
+
+_SECOND = 1_000_000_000
+
+
+class TextOptions(plugin.Options, frozen=True, kw_only=True):
+    """Options of the text output."""
+
+    file: Annotated[str, Meta(description="file to append to (0640, reopened on SIGHUP), - for stdout")] = "-"
+
+
+@lru_cache(4096)
+def _service(port: int | None, protocol: str) -> str:
+    if port is None or protocol not in ("tcp", "udp"):
+        return ""
+    try:
+        return f"({display(socket.getservbyport(port, protocol))})"
+    except (OSError, OverflowError):
+        return ""
+
+
+@lru_cache(16)
+def _clock(second: int) -> str:
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(second))
+    except (OSError, OverflowError, ValueError):
+        return "--:--:--"
+
+
+def _protocol(protocol: str) -> str:
+    return f"IP protocol {display(protocol)}" if protocol.isdigit() else display(protocol).upper()
+
+
+def _endpoint(ip: str, port: int | None) -> str:
+    address = f"[{display(ip)}]" if ":" in ip else display(ip)
+    return address if port is None else f"{address}:{port}"
+
+
+def _destination(connection: Connection) -> str:
+    port = connection.dest_port
+    return _endpoint(connection.dest_ip, port) + _service(port, connection.protocol)
+
+
+def _name(process: Process | None) -> str:
+    name = None if process is None else process.name or process.comm
+    return display(name) if name else "an unknown process"
+
+
+def upstream_line(connection: Connection) -> str:
+    """The notice of the inputs on stderr, such as `new TCP connection to 192.0.2.1:443(https) by curl`."""
+    source = "to" if connection.src_ip is None else f"{_endpoint(connection.src_ip, connection.src_port)} ->"
+    protocol, destination = _protocol(connection.protocol), _destination(connection)
+    return f"new {protocol} connection {source} {destination} by {_name(connection.process)}"
+
+
+def line(connection: Connection) -> str:
+    """One connection; what the observed process chose comes last, where it can't pose as the rest."""
+    parts = [_clock(connection.ts // _SECOND), _protocol(connection.protocol), _destination(connection)]
+    if connection.direction != "out":
+        parts.append(f"direction {display(connection.direction)}")
+    if connection.count > 1:
+        parts.append(f"x{connection.count}")
+    if connection.result is not None:
+        parts.append(display(connection.result))
+    if connection.verdict is not None:
+        parts.append(display(connection.verdict))
+    process = connection.process
+    if process is None:
+        parts.append("by an unknown process")
+        if connection.attribution is not None:
+            parts.append(f"({display(connection.attribution)})")
+    else:
+        parts.append(f"by {_name(process)}[{process.pid}]")
+        if process.user is not None:
+            parts.append(f"user {display(process.user)}")
+        if process.parent is not None:
+            parts.append(f"parent {_name(process.parent)}[{process.parent.pid}]")
+    if connection.dest_names:
+        parts.append(f"names {display(','.join(connection.dest_names))}")
+    return " ".join(parts)
+
+
+class Text(Output):
+    """The output that is used when none is named."""
+
+    name: ClassVar[str] = "text"
+    summary: ClassVar[str] = "one readable line per connection, in local time"
+    Options: ClassVar[type[plugin.Options]] = TextOptions
+
+    def __init__(self, options: TextOptions) -> None:
+        self._file = options.file
+        self._sink: FileSink | None = None
+
+    def open(self, context: Context) -> None:
+        self._sink = FileSink(self._file)
+
+    def write(self, batch: Batch) -> None:
+        if self._sink is None:
+            raise OutputError("text: not open")
+        if batch:
+            self._sink.write("".join([line(connection) + "\n" for connection in batch]).encode())
+
+    def flush(self) -> None:
+        if self._sink is not None:
+            self._sink.flush()
+
+    def reopen(self) -> None:
+        if self._sink is not None:
+            self._sink.reopen()
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()

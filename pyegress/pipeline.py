@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: MIT
+"""Batches from every input to every output: a thread for each, a bounded queue before each output.
+
+Everything that decides (stop, reopen, an input or output that ended) is posted as a callable to the one
+thread that sits in `run`, so that a signal handler needs no lock and the state needs none either.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Condition, Lock, Thread
+
+from pyegress.errors import EgressError
+from pyegress.escape import display
+from pyegress.plugin import Batch, Context, Input, Output
+
+QUEUED_RECORDS = 131_072
+"""Records that may wait for one output: some seconds of a busy host, some tens of MB."""
+
+EXIT_FAILED = 1
+EXIT_READER_GONE = 141
+"""What a shell reports for a program that SIGPIPE ended."""
+
+Post = Callable[[Callable[[], None]], None]
+
+
+class Pipeline:
+    """Runs inputs and outputs until told to stop; any thread may call the other methods.
+
+    `observers` are outputs that don't keep the run alive: they may die unsaid.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        outputs: Sequence[Output],
+        context: Context,
+        *,
+        observers: Sequence[Output] = (),
+        limit: int | None = None,
+        duration_ns: int | None = None,
+        on_ready: Callable[[], None] = lambda: None,
+        queued_records: int = QUEUED_RECORDS,
+    ) -> None:
+        self.connections = 0
+        """Connections that were handed on to the outputs."""
+        self.abandoned = False
+        """The run was given up while threads were still at work."""
+        self._context = context
+        self._limit = limit
+        self._duration_ns = duration_ns
+        self._on_ready = on_ready
+        # put() of a SimpleQueue is reentrant: a signal handler may run in the middle of this thread's get().
+        self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._hand_on_lock = Lock()
+        self._feeds = [_Feed(i, context, self._hand_on, self._mail.put, self._feed_changed) for i in inputs]
+        self._lanes = [_Lane(o, context, queued_records, self._mail.put, self._lane_changed) for o in outputs]
+        self._side = [_Lane(o, context, queued_records, self._mail.put, lambda lane: None) for o in observers]
+        self._deadline: float | None = None
+        self._ready = False
+        self._stopping = False
+        self._give_up = False
+        self._start_error: Exception | None = None
+        self._exit_code = 0
+
+    def run(self) -> int:
+        """The exit code; raises the error of a plugin that can't be opened, with everything closed again."""
+        lanes = [*self._lanes, *self._side]
+        for lane in lanes:
+            lane.start()
+        self._serve(lambda: all(lane.state is not _State.OPENING for lane in lanes))
+        if not self._stopping:
+            for feed in self._feeds:
+                feed.start()
+            self._serve(lambda: all(feed.state is _State.ENDED for feed in self._feeds))
+        self._stopping = True
+        self._give_up = False  # an input that hangs must not cost the outputs what they hold
+        for lane in lanes:
+            lane.finish()
+        self._serve(lambda: all(lane.state is _State.ENDED for lane in lanes))
+        if self.abandoned:
+            for lane in lanes:
+                lane.abandon()
+        if self._start_error is not None:
+            raise self._start_error
+        return self._exit_code
+
+    def stop(self) -> None:
+        """Stop observing, write what was observed, end."""
+        self._mail.put(self._stop)
+
+    def interrupt(self) -> None:
+        """Stop, or where it is stopping already, give up what it waits for."""
+        self._mail.put(self._interrupt)
+
+    def reopen_outputs(self) -> None:
+        """Have each output reopen its files in its own thread."""
+        self._mail.put(self._reopen)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the thread in `run` call a function, outside of any signal handler."""
+        self._mail.put(function)
+
+    def refresh_losses(self) -> None:
+        """Bring counters that the kernel keeps up to date in the Losses."""
+        for feed in self._feeds:
+            feed.refresh_losses()
+
+    def _serve(self, done: Callable[[], bool]) -> None:
+        while not (done() or self._give_up):
+            remaining = None
+            if self._deadline is not None and not self._stopping:
+                remaining = max(0.0, self._deadline - time.monotonic())
+            try:
+                self._mail.get(timeout=remaining)()
+            except Empty:
+                self._stop()
+
+    def _reopen(self) -> None:
+        for lane in self._lanes:
+            lane.reopen()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for feed in self._feeds:
+            feed.stop()
+
+    def _interrupt(self) -> None:
+        if self._stopping:
+            self._give_up = self.abandoned = True
+            self._exit_code = EXIT_FAILED
+        else:
+            self._stop()
+
+    def _hand_on(self, batch: Batch) -> None:
+        with self._hand_on_lock:
+            if self._limit is not None:
+                room = self._limit - self.connections
+                if len(batch) >= room:
+                    self.stop()
+                    batch = batch[:room]
+            self.connections += len(batch)
+            if batch:
+                for lane in (*self._lanes, *self._side):
+                    lane.offer(batch)
+
+    def _feed_changed(self, feed: _Feed) -> None:
+        if feed.error is not None:
+            if not feed.was_open and self._start_error is None:
+                self._start_error = feed.error
+                self._stop()
+            else:
+                self._said("input", feed.input.name, feed.error)
+            self._exit_code = self._exit_code or EXIT_FAILED
+        elif not self._ready and not self._stopping and all(feed.was_open for feed in self._feeds):
+            self._become_ready()
+
+    def _become_ready(self) -> None:
+        self._ready = True
+        if self._duration_ns is not None:
+            self._deadline = time.monotonic() + self._duration_ns / 1e9
+        try:
+            self._on_ready()
+        except EgressError as error:
+            self._start_error = error
+            self._stop()
+
+    def _lane_changed(self, lane: _Lane) -> None:
+        if lane.error is None:
+            return
+        if isinstance(lane.error, BrokenPipeError):
+            self._exit_code = EXIT_READER_GONE
+            self._stop()
+            return
+        if not lane.was_open and self._start_error is None:
+            self._start_error = lane.error
+        else:
+            self._said("output", lane.output.name, lane.error)
+        # An output that fails in its last flush stops nobody, but must show in the exit code.
+        all_failed = all(other.error is not None for other in self._lanes)
+        if all_failed:
+            self._exit_code = self._exit_code or EXIT_FAILED
+        if all_failed or self._start_error is not None:
+            self._stop()
+
+    def _said(self, kind: str, name: str, error: Exception) -> None:
+        if isinstance(error, EgressError):
+            self._context.notice(str(error))
+        elif isinstance(error, OSError):
+            self._context.notice(f"{kind} {name}: {display(str(error.strerror or error))}")
+        else:
+            what = f"{type(error).__name__}: {display(str(error))}"
+            self._context.notice(f"{kind} {name}: internal error: {what}; run with --debug for the traceback")
+        self._context.debug("".join(traceback.format_exception(error)).rstrip())
+
+
+class _State(enum.Enum):
+    OPENING = enum.auto()
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+
+
+class _Feed:
+    """An input in its thread. `state`, `was_open`, `error` change in the thread of `run` alone."""
+
+    def __init__(
+        self,
+        source: Input,
+        context: Context,
+        hand_on: Callable[[Batch], None],
+        post: Post,
+        changed: Callable[[_Feed], None],
+    ) -> None:
+        self.input = source
+        self.state = _State.OPENING
+        self.was_open = False
+        self.error: Exception | None = None
+        self._context = context
+        self._hand_on = hand_on
+        self._post = post
+        self._changed = changed
+        self._asked_to_stop = False
+        # Held while the input closes, so that its counters are not read from what is being freed.
+        self._usable = False
+        self._usable_lock = Lock()
+
+    def start(self) -> None:
+        Thread(target=self._run, name=f"input {self.input.name}", daemon=True).start()
+
+    def stop(self) -> None:
+        self._asked_to_stop = True
+        if self.state is _State.OPEN:
+            self.input.stop()
+
+    def refresh_losses(self) -> None:
+        with self._usable_lock:
+            if self._usable:
+                self.input.refresh_losses()
+
+    def _run(self) -> None:
+        error: Exception | None = None
+        try:
+            self.input.open(self._context)
+            self._usable = True
+            self._post(partial(self._become, _State.OPEN, None))
+            for batch in self.input.read():
+                if batch:
+                    self._hand_on(batch)
+        except Exception as raised:
+            error = raised
+        try:
+            self.refresh_losses()
+            with self._usable_lock:
+                self._usable = False
+                self.input.close()
+        except Exception as raised:
+            error = error or raised
+        self._post(partial(self._become, _State.ENDED, error))
+
+    def _become(self, state: _State, error: Exception | None) -> None:
+        self.state = state
+        self.error = error
+        if state is _State.OPEN:
+            self.was_open = True
+            if self._asked_to_stop:
+                self.input.stop()
+        self._changed(self)
+
+
+class _Due(enum.Enum):
+    REOPEN = enum.auto()
+    FLUSH = enum.auto()
+    FINISH = enum.auto()
+
+
+class _Lane:
+    """An output in its thread, with its queue; state, was_open, error change in `run`'s thread alone."""
+
+    def __init__(
+        self,
+        output: Output,
+        context: Context,
+        capacity: int,
+        post: Post,
+        changed: Callable[[_Lane], None],
+    ) -> None:
+        self.output = output
+        self.state = _State.OPENING
+        self.was_open = False
+        self.error: Exception | None = None
+        self._context = context
+        self._capacity = capacity
+        self._post = post
+        self._changed = changed
+        self._changes = Condition()
+        self._batches: deque[Batch] = deque()
+        self._waiting = 0
+        self._in_hand = 0
+        self._unflushed = False
+        self._reopen_due = False
+        self._finishing = False
+        self._dead = False
+
+    def start(self) -> None:
+        Thread(target=self._run, name=f"output {self.output.name}", daemon=True).start()
+
+    def offer(self, batch: Batch) -> None:
+        """Queue a batch, or count it as lost; never waits for the output."""
+        with self._changes:
+            if self._dead:
+                self._lose(len(batch), "failed")
+            elif self._waiting and self._waiting + len(batch) > self._capacity:
+                self._lose(len(batch), "queue full")
+            else:
+                self._batches.append(batch)
+                self._waiting += len(batch)
+                self._changes.notify()
+
+    def reopen(self) -> None:
+        with self._changes:
+            self._reopen_due = True
+            self._changes.notify()
+
+    def finish(self) -> None:
+        with self._changes:
+            self._finishing = True
+            self._changes.notify()
+
+    def abandon(self) -> None:
+        """Count what the output has not taken."""
+        with self._changes:
+            self._dead = True
+            self._lose(self._waiting + self._in_hand, "not written at exit")
+            self._waiting = self._in_hand = 0
+            self._batches.clear()
+
+    def _lose(self, count: int, why: str) -> None:
+        self._context.losses.add("lost", f"output {self.output.name}: {why}", count)
+
+    def _run(self) -> None:
+        error: Exception | None = None
+        try:
+            self.output.open(self._context)
+            self._post(partial(self._become, _State.OPEN, None))
+            self._work()
+        except Exception as raised:
+            error = raised
+            self._die()
+        try:
+            self.output.close()
+        except Exception as raised:
+            error = error or raised
+        self._post(partial(self._become, _State.ENDED, error))
+
+    def _work(self) -> None:
+        while (due := self._next()) is not _Due.FINISH:
+            if due is _Due.REOPEN:
+                self._reopen()
+            elif due is _Due.FLUSH:
+                self.output.flush()
+            else:
+                self.output.write(due)
+
+    def _next(self) -> Batch | _Due:
+        with self._changes:
+            self._in_hand = 0
+            while True:
+                if self._reopen_due:
+                    self._reopen_due = False
+                    return _Due.REOPEN
+                if self._batches:
+                    batch = self._batches.popleft()
+                    self._in_hand = len(batch)
+                    self._waiting -= len(batch)
+                    self._unflushed = True
+                    return batch
+                if self._unflushed:
+                    self._unflushed = False
+                    return _Due.FLUSH
+                if self._finishing:
+                    self._dead = True
+                    return _Due.FINISH
+                self._changes.wait()
+
+    def _reopen(self) -> None:
+        try:
+            self.output.reopen()
+        except EgressError as error:  # the old handle is kept
+            self._context.notice(str(error))
+
+    def _die(self) -> None:
+        with self._changes:
+            self._dead = True
+            self._lose(self._waiting + self._in_hand, "failed")
+            self._waiting = self._in_hand = 0
+            self._batches.clear()
+
+    def _become(self, state: _State, error: Exception | None) -> None:
+        self.state = state
+        self.error = error
+        self.was_open = self.was_open or state is _State.OPEN
+        self._changed(self)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""The plugins by name: ours in the order they are listed, other people's through entry points."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
+
+import msgspec
+
+from pyegress.errors import EgressError, UsageError, nearest
+from pyegress.escape import display
+from pyegress.plugin import Input, Output
+
+Plugin = TypeVar("Plugin", Input, Output)
+
+INPUTS = {
+    "ebpf": "pyegress.inputs.ebpf:Ebpf",
+}
+OUTPUTS = {
+    "text": "pyegress.outputs.text:Text",
+    "logfmt": "pyegress.outputs.logfmt:Logfmt",
+    "iptables": "pyegress.outputs.iptables:Iptables",
+}
+
+# mypy can't tell a base that is only compared with from one that is instantiated.
+_INPUT: type[Input] = Input  # type: ignore[type-abstract]
+_OUTPUT: type[Output] = Output  # type: ignore[type-abstract]
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A plugin that is there by name and can't be loaded."""
+
+    name: str
+    reason: str
+
+
+def input_named(name: str) -> type[Input]:
+    """The input of that name; UsageError names the nearest."""
+    return _named("input", INPUTS, _INPUT, name)
+
+
+def output_named(name: str) -> type[Output]:
+    """The output of that name; UsageError names the nearest."""
+    return _named("output", OUTPUTS, _OUTPUT, name)
+
+
+def all_inputs() -> list[type[Input] | Broken]:
+    """Every input, sorted by name."""
+    return _all("input", INPUTS, _INPUT)
+
+
+def all_outputs() -> list[type[Output] | Broken]:
+    """Every output, sorted by name."""
+    return _all("output", OUTPUTS, _OUTPUT)
+
+
+def _named(kind: str, ours: dict[str, str], base: type[Plugin], name: str) -> type[Plugin]:
+    theirs: dict[str, EntryPoint] = _entry_points(kind)
+    if name not in ours and name not in theirs:
+        known = nearest(name, sorted({*ours, *theirs}))
+        raise UsageError(f"no such {kind} '{display(name)}'; {known}")
+    found = _load(base, name, ours.get(name) or theirs[name])
+    if isinstance(found, Broken):
+        raise EgressError(f"{kind} '{display(name)}': {found.reason}")
+    return found
+
+
+def _all(kind: str, ours: dict[str, str], base: type[Plugin]) -> list[type[Plugin] | Broken]:
+    places: dict[str, str | EntryPoint] = {**_entry_points(kind), **ours}
+    return [_load(base, name, places[name]) for name in sorted(places)]
+
+
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"pyegress.{kind}s")}
+
+
+def _load(base: type[Plugin], name: str, place: str | EntryPoint) -> type[Plugin] | Broken:
+    try:
+        if isinstance(place, EntryPoint):
+            found = place.load()
+        else:
+            module, _, attribute = place.partition(":")
+            found = getattr(import_module(module), attribute)
+    except Exception as error:  # other people's code may raise anything while it is imported
+        return Broken(name, f"can't be loaded: {type(error).__name__}: {display(str(error))}")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        return Broken(name, f"can't be loaded: not a subclass of {base.__module__}.{base.__name__}")
+    return found
