@@ -84,8 +84,10 @@ static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len,
 	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest))
 		return 0;
 	missed = bpf_map_lookup_elem(&pending, &thread);
-	if (missed)
+	if (missed) {
+		__builtin_memset(missed->saddr, 0, sizeof(missed->saddr));
 		submit_or_lose(missed);
+	}
 	fill_event(&event, &dest);
 	event.netns = netns_of(sk);
 	/* Kept as a number only, to find the socket again at return. */

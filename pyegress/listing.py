@@ -33,5 +33,6 @@ def _lines(plugins: Sequence[type[Input] | type[Output] | registry.Broken]) -> l
             what = f"{option.type_text}; default {option.default_text}"
             if option.default_text == "required":
                 what = f"{option.type_text}; required"
-            lines.append(f"    {option.key:<{key_width}}  {option.help} ({what})".replace("   (", "  ("))
+            described_as = f"{option.help} ({what})" if option.help else f"({what})"
+            lines.append(f"    {option.key:<{key_width}}  {described_as}")
     return lines

@@ -23,6 +23,9 @@ from pyegress.plugin import Batch, Context, Input, Output
 QUEUED_RECORDS = 131_072
 """Records that may wait for one output: some seconds of a busy host, some tens of MB."""
 
+GRACE_S = 2.0
+"""Time for outputs to finish once somebody has given up on an input."""
+
 EXIT_FAILED = 1
 EXIT_READER_GONE = 141
 """What a shell reports for a program that SIGPIPE ended."""
@@ -80,7 +83,10 @@ class Pipeline:
                 feed.start()
             self._serve(lambda: all(feed.state is _State.ENDED for feed in self._feeds))
         self._stopping = True
-        self._give_up = False  # an input that hangs must not cost the outputs what they hold
+        self._deadline = None
+        if self._give_up:  # an input that hangs must not cost the outputs what they hold
+            self._give_up = False
+            self._deadline = time.monotonic() + GRACE_S
         for lane in lanes:
             lane.finish()
         self._serve(lambda: all(lane.state is _State.ENDED for lane in lanes))
@@ -115,12 +121,12 @@ class Pipeline:
     def _serve(self, done: Callable[[], bool]) -> None:
         while not (done() or self._give_up):
             remaining = None
-            if self._deadline is not None and not self._stopping:
+            if self._deadline is not None:
                 remaining = max(0.0, self._deadline - time.monotonic())
             try:
                 self._mail.get(timeout=remaining)()
             except Empty:
-                self._stop()
+                self._interrupt()
 
     def _reopen(self) -> None:
         for lane in self._lanes:
@@ -128,6 +134,7 @@ class Pipeline:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._deadline = None
         for feed in self._feeds:
             feed.stop()
 

@@ -11,7 +11,8 @@ LAYERS = (
     ("pyegress",),
     ("errors", "record", "losses", "escape", "_native"),
     ("plugin", "options"),
-    ("filters", "decode", "attribute", "rules"),
+    ("filters", "prefixes", "kernel", "decode", "attribute", "rules"),
+    ("session",),
     ("inputs", "outputs"),
     ("pipeline", "registry"),
     ("listing", "doctor"),
@@ -22,7 +23,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "pyegress").rglob("*.py"))
 }
-NATIVE_USERS = {"pyegress.decode.layout", "pyegress.inputs.ebpf"}
+NATIVE_USERS = {"pyegress.decode.layout", "pyegress.session", "pyegress.inputs.ebpf"}
 
 
 def imported(path: Path) -> set[str]:

@@ -31,7 +31,9 @@ def test_plugins_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sorted by name, each with summary, and per option key, help, type and default; secrets hidden."""
     monkeypatch.setattr(registry, "INPUTS", {})
     monkeypatch.setattr(
-        registry, "OUTPUTS", {"loki": f"{__name__}:Loki", "away": "pyegress.nosuch:X", "text": registry.OUTPUTS["text"]}
+        registry,
+        "OUTPUTS",
+        {"loki": f"{__name__}:Loki", "away": "pyegress.nosuch:X", "text": registry.OUTPUTS["text"]},
     )
     lines = listing.text().splitlines()
     at = lines.index("Outputs (-o NAME, options -O NAME:KEY:VALUE):")

@@ -11,7 +11,18 @@ import pytest
 from msgspec import Meta, field
 
 from pyegress.errors import UsageError
-from pyegress.options import Cidr, DurationNs, Ports, SizeBytes, describe, duration, duration_text, parse, size, size_text
+from pyegress.options import (
+    Cidr,
+    DurationNs,
+    Ports,
+    SizeBytes,
+    describe,
+    duration,
+    duration_text,
+    parse,
+    size,
+    size_text,
+)
 from pyegress.plugin import Options
 
 

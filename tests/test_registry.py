@@ -68,8 +68,12 @@ def test_broken_entry_point_is_named(
 
 def test_loading_plugins_needs_no_native_module() -> None:
     """Listing works on a machine where the native module can't be loaded."""
-    code = "import sys; from pyegress import registry as r; r.all_inputs(); r.all_outputs(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    code = (
+        "import sys; from pyegress import registry as r; r.all_inputs(); r.all_outputs(); print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert "pyegress._native" not in loaded.stdout.split()
 
 

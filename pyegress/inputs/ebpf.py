@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec

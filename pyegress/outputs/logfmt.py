@@ -87,8 +87,8 @@ class Logfmt(Output):
     def write(self, batch: Batch) -> None:
         if self._sink is None:
             raise OutputError("logfmt: not open")
-        # Pieces this small stay in the CPU's cache; bigger ones are mapped and unmapped each time, which costs
-        # as much as the formatting.
+        # Pieces this small stay in the CPU cache; the allocator maps and unmaps bigger ones each time, which
+        # costs as much as the formatting.
         for at in range(0, len(batch), _PART):
             self._sink.write(self.lines(batch[at : at + _PART]).encode())
 

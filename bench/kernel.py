@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""What a send or connect costs more with hooks attached, in instructions of one guest kernel.
+
+QEMU's `-icount shift=0` makes a nanosecond of the guest one instruction: the figures repeat, whatever else runs here.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from bench import Table
+from bench.inside import KINDS, Results
+from tests import guest
+from tests.traffic import traffic
+
+KERNEL = "6.12"
+UPSTREAM = {"udp": 2451, "tcp": 3631}
+"""Instructions that upstream's program adds to a datagram and a connect, measured the same way."""
+LIMIT_S = 420
+
+
+def measure(quick: bool) -> Table:
+    """Boot one guest and measure in it; raises Unavailable where no guest can run."""
+    guest.check_host()
+    traffic()  # built here: the guest would take minutes
+    with tempfile.TemporaryDirectory(prefix="pyegress-bench-") as scratch:
+        results = _boot(Path(scratch), 100 if quick else 300)
+    rows = []
+    for case in results.cases:
+        protocol = case.call.split()[1]
+        row = [case.name, f"{case.bare:,}"]
+        for kind in KINDS:
+            extra = case.attached[kind] - case.bare
+            row += [f"{extra:+,}", f"{extra / UPSTREAM[protocol]:.2f}"]
+        rows.append(tuple(row))
+    titles = (title for kind in KINDS for title in (kind, "/ upstream"))
+    return Table(
+        f"Instructions per call on {KERNEL}, added to bare ones; upstream adds "
+        f"{UPSTREAM['udp']:+,} to a datagram, {UPSTREAM['tcp']:+,} to a connect; drift {results.drift}",
+        ("call", "bare", *titles),
+        rows,
+    )
+
+
+def _boot(scratch: Path, count: int) -> Results:
+    found = scratch / "results.json"
+    log = scratch / "console.log"
+    command = shlex.join([sys.executable, "-m", "bench.inside", str(found), str(count)])
+    root = shlex.quote(str(Path(__file__).resolve().parent.parent))
+    status = guest.boot(
+        KERNEL,
+        f"export PYTHONDONTWRITEBYTECODE=1\ncd {root} && {command}\n",
+        qemu_opts=("-icount", "shift=0"),
+        cpus=1,
+        timeout_s=LIMIT_S,
+        log=log,
+    )
+    if status:
+        raise guest.BootError(f"bench.inside exited with {status}:\n{guest.log_tail(log)}")
+    return msgspec.json.decode(found.read_bytes(), type=Results)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Runs exact traffic while the ebpf input observes, and gives back what it reported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyegress.inputs.ebpf import Ebpf, EbpfOptions
+from pyegress.losses import Losses
+from pyegress.plugin import Context
+from pyegress.record import Connection
+from tests import traffic
+
+BLACKHOLE = "198.51.100.7"
+"""An address behind a device that swallows every packet."""
+UNREACHABLE = "203.0.113.1"
+"""An address without any route."""
+
+
+class Observed(list[Connection]):
+    """Connections of the traffic, with what else was said."""
+
+    def __init__(self, connections: list[Connection], losses: Losses, notices: list[str]) -> None:
+        super().__init__(connections)
+        self.losses = losses
+        self.notices = notices
+
+    def destinations(self) -> list[tuple[str, str, int | None]]:
+        """(protocol, address, port) of each, in order."""
+        return [(c.protocol, c.dest_ip, c.dest_port) for c in self]
+
+    def of(self, pid: int) -> Observed:
+        """Those of one process."""
+        return Observed([c for c in self if c.process and c.process.pid == pid], self.losses, self.notices)
+
+
+def observe(kind: str, act: Callable[[], Any], **options: Any) -> Observed:
+    """All connections that the host made while `act` ran."""
+    losses, notices = Losses(), list[str]()
+    source = Ebpf(EbpfOptions(attach=kind, **options))  # type: ignore[arg-type]
+    source.open(Context(losses=losses, notice=notices.append, debug=lambda text: None))
+    try:
+        act()
+        source.stop()
+        return Observed([c for batch in source.read() for c in batch], losses, notices)
+    finally:
+        source.close()
+
+
+def made(kind: str, *command: str | int, **options: Any) -> tuple[Observed, dict[str, str]]:
+    """Connections of one traffic command, and its own truth about them."""
+    truth: dict[str, str] = {}
+
+    def act() -> None:
+        done = traffic.run(*command)
+        truth.update(word.split("=", 1) for word in done.stdout.split())
+
+    seen = observe(kind, act, **options)
+    return seen.of(int(truth["pid"])), truth
+
+
+def lay_routes() -> None:
+    """Routes inside a guest: documentation networks to itself, one to a device that swallows everything."""
+    assert os.environ["PYEGRESS_GUEST"], "only in a guest: these change the host's network"
+    have_v6 = Path("/proc/net/if_inet6").exists()
+    subprocess.run(["modprobe", "dummy"], check=True)
+    for command in (
+        "ip link set lo up",
+        "ip route replace local 192.0.2.0/24 dev lo",
+        *(["ip -6 route replace local 2001:db8::/32 dev lo"] if have_v6 else []),
+        "ip link add swallow type dummy",
+        "ip address add 198.51.100.1/24 dev swallow",
+        "ip link set swallow up",
+        f"ip neighbour replace {BLACKHOLE} lladdr 02:00:00:00:00:01 dev swallow",
+    ):
+        subprocess.run(command.split(), check=True, capture_output=True)

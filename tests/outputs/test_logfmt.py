@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""One connection is one line that a strict parser turns back into what was observed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pyegress.errors import OutputError
+from pyegress.losses import Losses
+from pyegress.outputs.logfmt import Logfmt, LogfmtOptions
+from pyegress.plugin import Context
+from pyegress.record import Connection, Process
+
+ROOT = Process(pid=1, name="systemd", user="root")
+BASH = Process(pid=20, name="bash", user="ubuntu", parent=ROOT)
+CURL = Process(
+    pid=300,
+    name="curl",
+    cmdline="curl https://www.devops.works",
+    user="ubuntu",
+    uid=1000,
+    exe="/usr/bin/curl",
+    cgroup_id=77,
+    unit="session-1.scope",
+    container="abc",
+    parent=BASH,
+)
+TS = 1_700_000_000_123_456_789
+
+_PAIR = re.compile(r'([a-z_]+)=(?:"((?:[^"\\]|\\.)*)"|([!#-<>-\[\]-~]+))')
+_ESCAPE = re.compile(r'\\(?:(["\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))')
+
+
+def unescape(text: str) -> str:
+    """The opposite of the escapes; anything else after a backslash is an error."""
+
+    def one(match: re.Match[str]) -> str:
+        short, byte, four, eight = match.groups()
+        if short:
+            return {"n": "\n", "r": "\r", "t": "\t"}.get(short, short)
+        return chr(0xDC00 + int(byte, 16)) if byte else chr(int(four or eight, 16))
+
+    assert "\\" not in _ESCAPE.sub("", text)
+    return _ESCAPE.sub(one, text)
+
+
+def parse(line: str) -> dict[str, str]:
+    """A strict reader: single spaces, no repeated key, nothing left over."""
+    pairs: dict[str, str] = {}
+    at = 0
+    while True:
+        match = _PAIR.match(line, at)
+        assert match, line[at:]
+        key, inside, bare = match.groups()
+        assert key not in pairs
+        pairs[key] = bare if inside is None else unescape(inside)
+        at = match.end()
+        if line[at:] == "\n":
+            return pairs
+        assert line[at] == " "
+        at += 1
+
+
+def lines(*batch: Connection) -> list[str]:
+    return Logfmt(LogfmtOptions()).lines(batch).splitlines(keepends=True)
+
+
+def connection(**changes: object) -> Connection:
+    given: dict[str, object] = {
+        "ts": TS,
+        "hook": "ebpf",
+        "protocol": "tcp",
+        "ip_version": 4,
+        "dest_ip": "146.148.13.123",
+        "dest_port": 443,
+    }
+    return Connection(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_all_keys_in_order() -> None:
+    (line,) = lines(
+        connection(
+            protocol="udp",
+            src_ip="192.168.1.229",
+            src_port=60166,
+            count=3,
+            result="EACCES",
+            direction="in",
+            netns=4026531840,
+            ifname="eth0",
+            process=CURL,
+            tid=301,
+            attribution="proc",
+            dest_names=("a.example", "b.example"),
+            verdict="accept",
+        )
+    )
+    assert line == (
+        "ts=2023-11-14T22:13:20.123456789Z hook=ebpf protocol=udp dest_ip=146.148.13.123 dest_port=443 ip_version=4"
+        ' proc_name=curl proc_pid=300 proc_user=ubuntu proc_cmdline="curl https://www.devops.works"'
+        " parent_name=bash parent_pid=20 parent_user=ubuntu"
+        " grandparent_name=systemd grandparent_pid=1 grandparent_user=root"
+        " src_ip=192.168.1.229 src_port=60166 count=3 result=EACCES netns=4026531840 ifname=eth0 direction=in"
+        " proc_uid=1000 proc_exe=/usr/bin/curl proc_cgroup_id=77 unit=session-1.scope container=abc"
+        " attribution=proc dest_names=a.example,b.example verdict=accept\n"
+    )
+
+
+def test_unknown_is_left_out() -> None:
+    assert lines(connection(dest_port=None, protocol="1", ip_version=4, attribution="kernel")) == [
+        "ts=2023-11-14T22:13:20.123456789Z hook=ebpf protocol=1 dest_ip=146.148.13.123 ip_version=4 count=1\n"
+    ]
+    (line,) = lines(connection(process=Process(pid=7, comm="x", parent=Process(pid=1))))
+    assert line.endswith(" ip_version=4 proc_name=x proc_pid=7 parent_pid=1\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("plain/name-1.0:~", "plain/name-1.0:~"),
+        ("a b", '"a b"'),
+        ("x=y", '"x=y"'),
+        ('a"b', r'"a\"b"'),
+        ("a\\b", r'"a\\b"'),
+        ("a\nb", r'"a\nb"'),
+        ("a\\nb", r'"a\\nb"'),
+        ("", '""'),
+        ("a\tb", r'"a\tb"'),
+        ("a\rb", r'"a\rb"'),
+        ("\x1b[31m", r'"\u001b[31m"'),
+        ("\x9b\u202e\u2028", r'"\u009b\u202e\u2028"'),
+        ("é", '"é"'),
+        (b"\xff\xfe".decode(errors="surrogateescape"), r'"\xff\xfe"'),
+        ("\\xff", r'"\\xff"'),
+        ("x\nts=2023 hook=forged", r'"x\nts=2023 hook=forged"'),
+    ],
+)
+def test_values_round_trip(text: str, written: str) -> None:
+    process = Process(pid=1, name=text, user=text, cmdline=text, exe=text, parent=Process(pid=2, name=text))
+    (line,) = lines(connection(process=process, ifname=text, dest_names=(text or "x",)))
+    assert f" proc_name={written} " in line
+    pairs = parse(line)
+    for key in ("proc_name", "proc_user", "proc_cmdline", "proc_exe", "parent_name", "ifname"):
+        assert pairs[key] == text, key
+    assert pairs["dest_names"] == (text or "x")
+
+
+@pytest.mark.parametrize(
+    ("ts", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000000Z"),
+        (1, "1970-01-01T00:00:00.000000001Z"),
+        (TS // 10**9 * 10**9 + 999_999_999, "2023-11-14T22:13:20.999999999Z"),
+        (-5, "1970-01-01T00:00:00.000000000Z"),
+        (2**70, "9999-12-31T23:59:59.999999999Z"),
+    ],
+)
+def test_time(ts: int, text: str) -> None:
+    # The one before and after prove that the cached second is left and found again.
+    batch = lines(connection(), connection(ts=ts), connection())
+    assert [parse(line)["ts"] for line in batch] == [
+        "2023-11-14T22:13:20.123456789Z",
+        text,
+        "2023-11-14T22:13:20.123456789Z",
+    ]
+
+
+def test_caches_never_mix_records_up() -> None:
+    output = Logfmt(LogfmtOptions())
+    for at in range(20_000):
+        # Each Process dies at once, so that ids repeat.
+        process = Process(pid=at, name=f"p{at}")
+        given = connection(process=process, dest_ip=f"10.0.{at // 256}.{at % 256}", netns=at)
+        del process
+        pairs = parse(output.lines([given]))
+        assert (pairs["proc_pid"], pairs["proc_name"]) == (str(at), f"p{at}")
+        assert (pairs["dest_ip"], pairs["netns"]) == (given.dest_ip, str(at))
+    assert len(output._processes) <= 8192
+
+
+def test_file_gets_whole_batches_and_follows_reopen(tmp_path: Path) -> None:
+    path = tmp_path / "egress.log"
+    output = Logfmt(LogfmtOptions(file=str(path)))
+    with pytest.raises(OutputError):
+        output.write([connection()])
+    output.open(Context(Losses(), print, print))
+    output.write([connection(src_port=port) for port in range(1, 1001)])
+    path.rename(tmp_path / "old")
+    output.reopen()
+    output.write([])
+    output.write([connection(src_port=9)])
+    output.close()
+    output.close()
+    old = [parse(line) for line in (tmp_path / "old").read_text().splitlines(keepends=True)]
+    assert [int(pairs["src_port"]) for pairs in old] == list(range(1, 1001))
+    assert parse(path.read_text())["src_port"] == "9"
+
+
+def test_full_disk_is_an_error() -> None:
+    output = Logfmt(LogfmtOptions(file="/dev/full"))
+    output.open(Context(Losses(), print, print))
+    with pytest.raises(OutputError, match="ENOSPC"):
+        output.write([connection()])
+    output.close()
