@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
+from threading import Thread
 from typing import Any, ClassVar, NoReturn
 
 import click
@@ -397,28 +397,43 @@ def _summary(pipeline: Pipeline, losses: Losses) -> None:
 
 @contextmanager
 def _signals(pipeline: Pipeline, losses: Losses) -> Iterator[None]:
-    """Signals as messages to the pipeline, whose thread acts on them."""
+    """Signals as messages to the pipeline.
+
+    A Python handler runs once the main thread gets around to it; a signal that another thread took, or that came
+    just before the main thread began to wait, would stay unheard. The wakeup descriptor has no such gap.
+    """
 
     def count_now() -> None:
         pipeline.refresh_losses()
         _summary(pipeline, losses)
 
-    actions: dict[signal.Signals, Callable[[], None]] = {
+    actions: dict[int, Callable[[], None]] = {
         signal.SIGINT: pipeline.interrupt,
         signal.SIGTERM: pipeline.stop,
         signal.SIGHUP: pipeline.reopen_outputs,
         signal.SIGUSR1: lambda: pipeline.call(count_now),
     }
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writing, False)
 
-    def handler(number: int, _: FrameType | None) -> None:
-        actions[signal.Signals(number)]()
+    def watch() -> None:
+        while numbers := os.read(reading, 64):
+            for number in numbers:
+                actions.get(number, lambda: None)()
 
-    before = {number: signal.signal(number, handler) for number in actions}
+    watcher = Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    wakeup_before = signal.set_wakeup_fd(writing)
+    before = {number: signal.signal(number, lambda *_: None) for number in actions}
     try:
         yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+        signal.set_wakeup_fd(wakeup_before)
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
 
 
 def main() -> None:

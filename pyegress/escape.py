@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 r"""How text that somebody else chose is shown: one way for every output and every message.
 
-Printable text stays as it is. A backslash becomes `\\`; newline, return and tab become `\n`, `\r`, `\t`;
-a byte that is not UTF-8 becomes `\xff`; every other character that is not printable (control, format, bidi,
-line separator, unassigned, a space other than U+0020) becomes `\u001b` or `\U000e0001`. Reversible.
+Printable text stays as it is. A backslash becomes `\\`; newline, return and tab become `\n`, `\r`, `\t`; every
+other character that is not printable (control, format, bidi, line separator, unassigned, a space other than U+0020)
+becomes `\u001b`, beyond U+FFFF a surrogate pair; a byte that is not UTF-8, say 0xff, becomes `\udcff`. These are
+JSON's escapes (RFC 8259, 7), which logfmt's readers take too, and with Python's surrogateescape they are reversible.
 """
 
 _NAMED = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -24,6 +25,7 @@ def escaped(char: str) -> str:
     if char.isprintable():
         return char
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    if code > 0xFFFF:
+        high, low = divmod(code - 0x10000, 0x400)
+        return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+    return f"\\u{code:04x}"

@@ -93,6 +93,10 @@ class Pipeline:
         if self.abandoned:
             for lane in lanes:
                 lane.abandon()
+        else:
+            # A daemon thread that is still on its way out can hang the interpreter when that ends.
+            for worker in (*self._feeds, *lanes):
+                worker.join()
         if self._start_error is not None:
             raise self._start_error
         return self._exit_code
@@ -232,18 +236,23 @@ class _Feed:
         self._hand_on = hand_on
         self._post = post
         self._changed = changed
+        self._thread = Thread(target=self._run, name=f"input {source.name}", daemon=True)
         self._asked_to_stop = False
         # Held while the input closes, so that its counters are not read from what is being freed.
         self._usable = False
         self._usable_lock = Lock()
 
     def start(self) -> None:
-        Thread(target=self._run, name=f"input {self.input.name}", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
         self._asked_to_stop = True
         if self.state is _State.OPEN:
             self.input.stop()
+
+    def join(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def refresh_losses(self) -> None:
         with self._usable_lock:
@@ -305,6 +314,7 @@ class _Lane:
         self._capacity = capacity
         self._post = post
         self._changed = changed
+        self._thread = Thread(target=self._run, name=f"output {output.name}", daemon=True)
         self._changes = Condition()
         self._batches: deque[Batch] = deque()
         self._waiting = 0
@@ -315,7 +325,7 @@ class _Lane:
         self._dead = False
 
     def start(self) -> None:
-        Thread(target=self._run, name=f"output {self.output.name}", daemon=True).start()
+        self._thread.start()
 
     def offer(self, batch: Batch) -> None:
         """Queue a batch, or count it as lost; never waits for the output."""
@@ -338,6 +348,9 @@ class _Lane:
         with self._changes:
             self._finishing = True
             self._changes.notify()
+
+    def join(self) -> None:
+        self._thread.join()
 
     def abandon(self) -> None:
         """Count what the output has not taken."""

@@ -22,10 +22,10 @@ from pyegress.escape import display
         ("\x00\x7f\x9b", "\\u0000\\u007f\\u009b"),
         ("\u2028\u2029", "\\u2028\\u2029"),
         ("\u200e\u200f\u202a\u202e\u2066\u2069", "\\u200e\\u200f\\u202a\\u202e\\u2066\\u2069"),
-        (b"\xff\xfe".decode(errors="surrogateescape"), "\\xff\\xfe"),
-        ("né"[:2].encode()[:2].decode(errors="surrogateescape"), "n\\xc3"),
+        (b"\xff\xfe".decode(errors="surrogateescape"), "\\udcff\\udcfe"),
+        ("né"[:2].encode()[:2].decode(errors="surrogateescape"), "n\\udcc3"),
         ("\\xff", "\\\\xff"),
-        ("\U000e0001", "\\U000e0001"),
+        ("\U000e0001", "\\udb40\\udc01"),
         ("\ud800", "\\ud800"),
     ],
 )

@@ -85,7 +85,7 @@ class FakeOutput(Output):
     Options = Options
     name = "fake"
 
-    def __init__(self, name: str = "fake", **raises: Exception) -> None:
+    def __init__(self, name: str = "fake", /, **raises: Exception) -> None:
         self.name = name  # type: ignore[misc]
         self.raises = raises
         self.records: list[Connection] = []
@@ -249,7 +249,7 @@ def test_dead_output_is_said_once_and_the_other_goes_on() -> None:
 def test_all_outputs_dead_is_exit_1(when: str) -> None:
     """With nowhere to write the run ends by itself."""
     source = FakeInput(connections(1), ends=when == "close")
-    run = Run([source], [FakeOutput(**{when: OutputError("x: gone")})])
+    run = Run([source], [FakeOutput("fake", **{when: OutputError("x: gone")})])
     assert run.pipeline.run() == 1
     assert run.said == ["x: gone"]
 
@@ -259,7 +259,7 @@ def test_reader_gone_ends_quietly(when: str) -> None:
     """`| head -1`: no message, the status of SIGPIPE, and the other output is finished properly."""
     fine = FakeOutput("fine")
     source = FakeInput(connections(2), ends=when == "close")
-    run = Run([source], [FakeOutput(**{when: BrokenPipeError()}), fine])
+    run = Run([source], [FakeOutput("fake", **{when: BrokenPipeError()}), fine])
     assert run.pipeline.run() == EXIT_READER_GONE
     assert run.said == []
     assert len(fine.records) == 2
@@ -270,7 +270,7 @@ def test_dead_input_is_exit_1_and_the_other_goes_on() -> None:
     failing, fine, output = FakeInput(connections(1)), FakeInput(), FakeOutput()
     ready, seen = Event(), Event()
     run = Run([failing, fine], [output], on_ready=ready.set)
-    run.said = SaidSignals(seen, run.said)  # type: ignore[assignment]
+    run.said = SaidSignals(seen, run.said)
     run.pipeline._context = Context(losses=run.losses, notice=run.said.append, debug=lambda text: None)
     run.start()
     assert ready.wait(PATIENCE)

@@ -175,6 +175,7 @@ class Logfmt(Output):
         owner: list[_Pair] = [
             ("proc_uid", process.uid),
             ("proc_exe", process.exe),
+            ("proc_kernel", "true" if process.kernel else None),
             ("proc_cgroup_id", process.cgroup_id),
             ("unit", process.unit),
             ("container", process.container),

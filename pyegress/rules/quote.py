@@ -18,7 +18,7 @@ COMMENT_BYTES = 255
 
 _BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@:/-]*")
 _ACTIVE = str.maketrans({char: "\\" + char for char in '"\\$`'})
-_AFTER_BACKSLASH = frozenset("\\nrtuUx")
+_AFTER_BACKSLASH = frozenset("\\nrtu")
 
 
 def visible(text: str, limit: int) -> str:

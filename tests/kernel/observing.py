@@ -40,7 +40,8 @@ class Observed(list[Connection]):
 
 def observe(kind: str, act: Callable[[], Any], **options: Any) -> Observed:
     """All connections that the host made while `act` ran."""
-    losses, notices = Losses(), list[str]()
+    losses = Losses()
+    notices: list[str] = []
     source = Ebpf(EbpfOptions(attach=kind, **options))  # type: ignore[arg-type]
     source.open(Context(losses=losses, notice=notices.append, debug=lambda text: None))
     try:
@@ -57,7 +58,9 @@ def made(kind: str, *command: str | int, **options: Any) -> tuple[Observed, dict
 
     def act() -> None:
         done = traffic.run(*command)
-        truth.update(word.split("=", 1) for word in done.stdout.split())
+        for word in done.stdout.split():
+            key, _, value = word.partition("=")
+            truth[key] = value
 
     seen = observe(kind, act, **options)
     return seen.of(int(truth["pid"])), truth
@@ -71,7 +74,7 @@ def lay_routes() -> None:
     for command in (
         "ip link set lo up",
         "ip route replace local 192.0.2.0/24 dev lo",
-        *(["ip -6 route replace local 2001:db8::/32 dev lo"] if have_v6 else []),
+        "ip -6 route replace local 2001:db8::/32 dev lo" if have_v6 else "true",
         "ip link add swallow type dummy",
         "ip address add 198.51.100.1/24 dev swallow",
         "ip link set swallow up",

@@ -59,35 +59,26 @@ def test_process_of_a_connection(kind: str) -> None:
 
 def test_process_still_running_has_its_command_line(kind: str) -> None:
     """Where /proc still has the process, its arguments and its ancestors' are taken from there."""
-    code = "import socket, sys; socket.socket(type=2).sendto(b'', ('192.0.2.1', 7)); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
-        assert child.stdin is not None
-        pipe = child.stdin
-        seen = observe(kind, lambda: _wait_for_socket(child.pid)).of(child.pid)
-        pipe.close()
+    code = "import socket; socket.socket(type=2).sendto(b'', ('192.0.2.1', 7)); print(flush=True); input()"
+    children: list[subprocess.Popen[bytes]] = []
+
+    def act() -> None:
+        children.append(
+            subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        stdout = children[0].stdout
+        assert stdout is not None and stdout.readline() == b"\n"
+
+    seen = observe(kind, act)
+    with children[0] as child:
+        seen = seen.of(child.pid)
+        child.communicate(b"\n")
     (connection,) = seen
     process = connection.process
-    assert process is not None and process.cmdline is not None and "sys.stdin.read" in process.cmdline
+    assert process is not None and process.cmdline is not None and "input()" in process.cmdline
     assert process.parent is not None and process.parent.cmdline is not None
     assert "pytest" in process.parent.cmdline
     assert process.parent.parent is not None and process.parent.parent.pid == os.getppid()
-
-
-def _wait_for_socket(pid: int) -> None:
-    """Until the child has bound its socket, which is after its datagram."""
-    import select
-
-    poll = select.poll()
-    descriptor = os.pidfd_open(pid)
-    poll.register(descriptor, select.POLLIN)
-    while not poll.poll(20):
-        if "socket:" in "".join(os.readlink(p) for p in Path(f"/proc/{pid}/fd").iterdir()) and _asleep(pid):
-            break
-    os.close(descriptor)
-
-
-def _asleep(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("S")
 
 
 def test_nonblocking_connects(kind: str) -> None:
@@ -231,7 +222,9 @@ def test_case_12_kernel_made_connection(kind: str) -> None:
         child = os.fork()
         if child == 0:
             signal.alarm(3)
-            libc.mount(b"192.0.2.1:/x", b"/mnt", b"nfs4", 0, b"vers=4.1,addr=192.0.2.1,clientaddr=192.0.2.9,soft")
+            libc.mount(
+                b"192.0.2.1:/x", b"/mnt", b"nfs4", 0, b"vers=4.1,addr=192.0.2.1,clientaddr=192.0.2.9,soft"
+            )
             os._exit(0)
         os.waitpid(child, 0)
 
@@ -242,7 +235,9 @@ def test_case_12_kernel_made_connection(kind: str) -> None:
     }
 
 
-def test_case_14_missing_function_is_named(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_case_14_missing_function_is_named(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A function that the compiler renamed is named and left out; the others are attached."""
     _rename(monkeypatch, tmp_path, b"tcp_v6_connect")
     seen = observe(kind, lambda: traffic.run("tcpaddrs", 7, V4, V6))
@@ -282,7 +277,15 @@ def test_case_21_ports_are_compared_in_one_byte_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["192.0.2.64/26", "192.0.2.0/25", "192.0.2.96/32", "192.0.2.128/25", "2001:db8:0:1::/64", "2001:db8::/127"]
+    "prefix",
+    [
+        "192.0.2.64/26",
+        "192.0.2.0/25",
+        "192.0.2.96/32",
+        "192.0.2.128/25",
+        "2001:db8:0:1::/64",
+        "2001:db8::/127",
+    ],
 )
 @pytest.mark.parametrize("option", ["ignore_cidr", "only_cidr"])
 def test_prefix_edges(kind: str, option: str, prefix: str) -> None:
@@ -383,7 +386,9 @@ def test_missed_return_still_reports_the_connect(
         return  # one program at the exit: there is no return to miss
     from pyegress import _native
 
-    data = _native.BPF_OBJECT.read_bytes().replace(b"kretprobe/tcp_v4_connect\0", b"kretprobe/tcp_v4_connecX\0")
+    data = _native.BPF_OBJECT.read_bytes().replace(
+        b"kretprobe/tcp_v4_connect\0", b"kretprobe/tcp_v4_connecX\0"
+    )
     (tmp_path / "object").write_bytes(data)
     monkeypatch.setattr(_native, "BPF_OBJECT", tmp_path / "object")
     seen, _ = made(kind, "tcp", V4, 7, 3)

@@ -44,7 +44,9 @@ def test_case_17_lockdown_is_named() -> None:
 @pytest.mark.guest("6.12", append="lockdown=confidentiality")
 def test_case_17_lockdown_is_named_without_securityfs() -> None:
     """It is named even where the state file can't be seen."""
-    done = shell("umount -l /sys/kernel/security; test ! -e /sys/kernel/security/lockdown && exec PYEGRESS run")
+    done = shell(
+        "umount -l /sys/kernel/security; test ! -e /sys/kernel/security/lockdown && exec PYEGRESS run"
+    )
     assert_refused(done, "lockdown")
 
 
@@ -68,7 +70,13 @@ def test_case_18_memlock_is_raised() -> None:
 def test_case_18_memlock_is_named() -> None:
     """Where it isn't allowed, the limit is named, not the lack of root."""
     done = run(
-        *("prlimit", "--memlock=65536", "setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"),
+        *(
+            "prlimit",
+            "--memlock=65536",
+            "setpriv",
+            "--bounding-set=-sys_resource",
+            "--inh-caps=-sys_resource",
+        ),
         *(*PYEGRESS, "run", "-t", "100ms"),
     )
     assert_refused(done, "RLIMIT_MEMLOCK")
@@ -77,7 +85,9 @@ def test_case_18_memlock_is_named() -> None:
 @pytest.mark.guest("5.10", "6.1", "6.12")
 def test_case_19_no_btf_is_named() -> None:
     """A kernel without BTF is refused with that reason; an empty folder is the same."""
-    assert_refused(shell("mount -t tmpfs none /sys/kernel/btf; exec PYEGRESS run"), "BTF", "CONFIG_DEBUG_INFO_BTF")
+    assert_refused(
+        shell("mount -t tmpfs none /sys/kernel/btf; exec PYEGRESS run"), "BTF", "CONFIG_DEBUG_INFO_BTF"
+    )
 
 
 @pytest.mark.guest("5.10")
@@ -97,7 +107,19 @@ def test_audit_as_a_user_runs_it(tmp_path: Path, routes: None) -> None:
     log = tmp_path / "log"
     before = run("bpftool", "link").stdout
     ready, says_ready = os.pipe()
-    command = [*PYEGRESS, "run", "--ebpf", "-o", "logfmt", "-O", f"logfmt:file:{log}", "-o", "iptables", "-C", "2"]
+    command = [
+        *PYEGRESS,
+        "run",
+        "--ebpf",
+        "-o",
+        "logfmt",
+        "-O",
+        f"logfmt:file:{log}",
+        "-o",
+        "iptables",
+        "-C",
+        "2",
+    ]
     with subprocess.Popen(
         [*command, "--ready-fd", str(says_ready)],
         stdout=subprocess.PIPE,
@@ -122,4 +144,3 @@ def test_audit_as_a_user_runs_it(tmp_path: Path, routes: None) -> None:
         'ip6tables -I OUTPUT -d 2001:db8::1 -p udp -m udp --dport 53 -j ACCEPT -m comment --comment "traffic"',
     ]
     assert run("bpftool", "link").stdout == before
-

@@ -133,7 +133,7 @@ def test_unknown_is_left_out() -> None:
         ("\x1b[31m", r'"\u001b[31m"'),
         ("\x9b\u202e\u2028", r'"\u009b\u202e\u2028"'),
         ("é", '"é"'),
-        (b"\xff\xfe".decode(errors="surrogateescape"), r'"\xff\xfe"'),
+        (b"\xff\xfe".decode(errors="surrogateescape"), r'"\udcff\udcfe"'),
         ("\\xff", r'"\\xff"'),
         ("x\nts=2023 hook=forged", r'"x\nts=2023 hook=forged"'),
     ],

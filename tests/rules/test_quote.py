@@ -36,8 +36,8 @@ HOSTILE = [
     ("a\\", "a\\"),
     ("\\\\", "\\\\\\"),
     ("\x1b[31m", "\\u001b[31m"),
-    (b"\xff\xfe".decode(errors="surrogateescape"), "\\xff\\xfe"),
-    ("\\xff", "\\\\xff"),
+    (b"\xff\xfe".decode(errors="surrogateescape"), "\\udcff\\udcfe"),
+    ("\\udcff", "\\\\udcff"),
     ("a\u202eb", "a\\u202eb"),
     ("l" * 300, "l" * 255),
     ("é" * 200, "é" * 127),
@@ -61,12 +61,12 @@ def unshow(text: str) -> str:
     """Back from the textual escapes, as the documentation of the module has them."""
 
     def one(match: re.Match[str]) -> str:
-        named, byte, code = match[1], match[2], match[3] or match[4]
-        if byte:
-            return chr(0xDC00 + int(byte, 16))
+        named, code = match[1], match[2]
         return chr(int(code, 16)) if code else {"n": "\n", "r": "\r", "t": "\t"}.get(named, named)
 
-    return re.sub(r"\\(?:([nrt\\])|x(..)|u(....)|U(.{8}))", one, text)
+    single = re.sub(r"\\(?:([nrt\\])|u(....))", one, text)
+    pair = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+    return pair.sub(lambda m: m[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), single)
 
 
 def test_reversible() -> None:
