@@ -30,7 +30,8 @@ int synthesize(struct bpf_raw_tracepoint_args *ctx)
 	__u64 wanted = ctx->args[0];
 
 	set_v4(&dest, bpf_htonl(0xc0000200));
-	fill_event(&event, &dest);
+	fill_event(&event, &dest, 4026531840);
+	set_source(&event, bpf_htonl(0xc0000201), 0, 0);
 	for (int i = 0; i < 1024; i++) {
 		if ((__u64)i >= wanted)
 			break;

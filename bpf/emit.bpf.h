@@ -3,33 +3,69 @@
 #ifndef EMIT_BPF_H
 #define EMIT_BPF_H
 
-static __always_inline void fill_process(struct egress_process *process)
+/* A load through a typed pointer is one instruction, a probe read sixty; since 5.11 a helper gives such a pointer. */
+static __always_inline bool has_typed_task(void)
+{
+	return bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf);
+}
+
+static __always_inline void copy_comm(__u8 *to, const char *comm)
+{
+	((__u64 *)to)[0] = ((const __u64 *)comm)[0];
+	((__u64 *)to)[1] = ((const __u64 *)comm)[1];
+}
+
+static __always_inline void fill_process_typed(struct egress_process *process)
+{
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+	struct task_struct *parent = leader->real_parent->group_leader;
+
+	process->start_ns = leader->start_boottime;
+	process->parent_start_ns = parent->start_boottime;
+	process->exec_id = leader->self_exec_id;
+	process->parent_tgid = parent->tgid;
+	process->flags = leader->flags & PF_KTHREAD ? EGRESS_KERNEL_THREAD : 0;
+	copy_comm(process->comm, leader->comm);
+	copy_comm(process->parent_comm, parent->comm);
+}
+
+static __always_inline void fill_process_probed(struct egress_process *process)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	struct task_struct *parent = BPF_CORE_READ(leader, real_parent, group_leader);
-	__u64 ids = bpf_get_current_uid_gid();
 
 	process->start_ns = BPF_CORE_READ(leader, start_boottime);
 	process->parent_start_ns = BPF_CORE_READ(parent, start_boottime);
-	process->cgroup_id = bpf_get_current_cgroup_id();
-	process->tgid = bpf_get_current_pid_tgid() >> 32;
 	process->exec_id = BPF_CORE_READ(leader, self_exec_id);
-	process->uid = ids;
-	process->gid = ids >> 32;
 	process->parent_tgid = BPF_CORE_READ(parent, tgid);
 	process->flags = BPF_CORE_READ(leader, flags) & PF_KTHREAD ? EGRESS_KERNEL_THREAD : 0;
-	/* The main thread's name: an io_uring worker or a named thread still is that program. */
 	BPF_CORE_READ_STR_INTO(&process->comm, leader, comm);
 	BPF_CORE_READ_STR_INTO(&process->parent_comm, parent, comm);
 }
 
-static __always_inline void fill_event(struct egress_event *event, const struct dest *dest)
+/* Names are the main threads': an io_uring worker or a named thread still is that program. */
+static __always_inline void fill_process(struct egress_process *process)
+{
+	__u64 ids = bpf_get_current_uid_gid();
+
+	process->cgroup_id = bpf_get_current_cgroup_id();
+	process->tgid = bpf_get_current_pid_tgid() >> 32;
+	process->uid = ids;
+	process->gid = ids >> 32;
+	if (has_typed_task())
+		fill_process_typed(process);
+	else
+		fill_process_probed(process);
+}
+
+static __always_inline void fill_event(struct egress_event *event, const struct dest *dest, __u32 netns)
 {
 	__builtin_memset(event, 0, sizeof(*event));
 	event->ts_ns = bpf_ktime_get_boot_ns();
 	event->count = 1;
 	event->tid = bpf_get_current_pid_tgid();
+	event->netns = netns;
 	event->dport = bpf_ntohs(dest->port_be);
 	event->family = dest->family;
 	event->protocol = dest->protocol;
@@ -38,22 +74,75 @@ static __always_inline void fill_event(struct egress_event *event, const struct 
 	fill_process(&event->process);
 }
 
-/* Source, namespace and bound interface; a port of 0 is none. */
-static __always_inline void fill_source(struct egress_event *event, struct sock *sk)
+static __always_inline void set_source(struct egress_event *event, __u32 saddr_be, __u16 sport, __u32 ifindex)
 {
-	__u32 *words = (__u32 *)event->saddr;
-
-	event->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	event->sport = sport;
 	if (!event->ifindex)
-		event->ifindex = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
-	event->sport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+		event->ifindex = ifindex;
 	if (event->family == 4) {
+		__u32 *words = (__u32 *)event->saddr;
+
 		words[0] = words[1] = 0;
 		words[2] = bpf_htonl(0xffff);
-		words[3] = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
-	} else {
-		BPF_CORE_READ_INTO((struct in6_addr *)words, sk, __sk_common.skc_v6_rcv_saddr);
+		words[3] = saddr_be;
 	}
+}
+
+/* Source and bound interface, by plain loads: only fentry and fexit may. */
+static __always_inline void fill_source_typed(struct egress_event *event, struct sock *sk)
+{
+	struct sock_common *common = &sk->__sk_common;
+	__u32 *words = (__u32 *)event->saddr;
+
+	set_source(event, common->skc_rcv_saddr, common->skc_num, common->skc_bound_dev_if);
+	if (event->family == 6) {
+		words[0] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[0];
+		words[1] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[1];
+		words[2] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[2];
+		words[3] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
+	}
+}
+
+/* As the kernels we know begin a socket: one read instead of three, where CO-RE says that it is so. */
+struct sock_head {
+	__u32 daddr, rcv_saddr, hash;
+	__u16 dport, num, family;
+	__u8 state, bits;
+	__u32 ifindex;
+};
+
+static __always_inline bool has_sock_head(void)
+{
+	return bpf_core_field_offset(struct sock_common, skc_rcv_saddr) == 4 &&
+	       bpf_core_field_offset(struct sock_common, skc_num) == 14 &&
+	       bpf_core_field_offset(struct sock_common, skc_bound_dev_if) == 20;
+}
+
+static __always_inline void fill_source_probed(struct egress_event *event, struct sock *sk)
+{
+	if (has_sock_head()) {
+		struct sock_head head = {};
+
+		bpf_probe_read_kernel(&head, sizeof(head), sk);
+		set_source(event, head.rcv_saddr, head.num, head.ifindex);
+	} else {
+		set_source(event, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr),
+			   BPF_CORE_READ(sk, __sk_common.skc_num),
+			   BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if));
+	}
+	if (event->family == 6)
+		BPF_CORE_READ_INTO((struct in6_addr *)event->saddr, sk, __sk_common.skc_v6_rcv_saddr);
+}
+
+/* `typed` is a constant at each caller; a cgroup hook has no socket to read from. */
+static __always_inline void fill_source(struct egress_event *event, struct sock *sk, bool typed)
+{
+	if (!sk)
+		return;
+	if (typed)
+		fill_source_typed(event, sk);
+	else
+		fill_source_probed(event, sk);
 }
 
 /* A wake-up costs more than the record, so one in `wake_ns` is enough; the reader also looks by itself. */
@@ -103,41 +192,49 @@ static __always_inline void repeat_flow(struct egress_flow *flow)
 	}
 }
 
-static __always_inline void emit_datagram(struct sock *sk, const struct dest *dest, __u32 netns)
+static __always_inline void fill_key(struct egress_flow_key *key, const struct dest *dest, __u32 netns)
 {
-	struct egress_flow_key key = {};
-	struct egress_flow fresh = {};
-	struct egress_flow *flow;
 	struct task_struct *leader;
 
+	if (has_typed_task()) {
+		leader = bpf_get_current_task_btf()->group_leader;
+		key->start_ns = leader->start_boottime;
+		key->exec_id = leader->self_exec_id;
+	} else {
+		leader = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader);
+		key->start_ns = BPF_CORE_READ(leader, start_boottime);
+		key->exec_id = BPF_CORE_READ(leader, self_exec_id);
+	}
+	key->tgid = bpf_get_current_pid_tgid() >> 32;
+	key->netns = netns;
+	key->ifindex = dest->scope_id;
+	key->dport = dest->port_be;
+	key->protocol = dest->protocol;
+	key->family = dest->family;
+	__builtin_memcpy(key->daddr, dest->addr, EGRESS_ADDR_BYTES);
+}
+
+static __always_inline void emit_datagram(struct sock *sk, const struct dest *dest, __u32 netns, bool typed)
+{
+	struct egress_flow_key key = {};
+	struct egress_flow fresh;
+	struct egress_flow *flow;
+
 	if (!cfg.window_ns) {
-		fill_event(&fresh.event, dest);
-		fresh.event.netns = netns;
-		if (sk)
-			fill_source(&fresh.event, sk);
+		fill_event(&fresh.event, dest, netns);
+		fill_source(&fresh.event, sk, typed);
 		submit_or_lose(&fresh.event);
 		return;
 	}
 	count(EGRESS_DATAGRAMS);
-	leader = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader);
-	key.start_ns = BPF_CORE_READ(leader, start_boottime);
-	key.exec_id = BPF_CORE_READ(leader, self_exec_id);
-	key.tgid = bpf_get_current_pid_tgid() >> 32;
-	key.netns = netns;
-	key.ifindex = dest->scope_id;
-	key.dport = dest->port_be;
-	key.protocol = dest->protocol;
-	key.family = dest->family;
-	__builtin_memcpy(key.daddr, dest->addr, EGRESS_ADDR_BYTES);
+	fill_key(&key, dest, netns);
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (flow) {
 		repeat_flow(flow);
 		return;
 	}
-	fill_event(&fresh.event, dest);
-	fresh.event.netns = netns;
-	if (sk)
-		fill_source(&fresh.event, sk);
+	fill_event(&fresh.event, dest, netns);
+	fill_source(&fresh.event, sk, typed);
 	fresh.window_start_ns = fresh.last_ns = fresh.event.ts_ns;
 	fresh.seen = fresh.reported = 1;
 	if (bpf_map_update_elem(&flows, &key, &fresh, BPF_NOEXIST)) {

@@ -37,11 +37,10 @@ static __always_inline int seen_by_cgroup(struct bpf_sock_addr *ctx, bool v6)
 	if (dest.protocol == IPPROTO_TCP) {
 		struct egress_event event;
 
-		fill_event(&event, &dest);
-		event.netns = netns;
+		fill_event(&event, &dest, netns);
 		submit_or_lose(&event);
 	} else {
-		emit_datagram(0, &dest, netns);
+		emit_datagram(0, &dest, netns, false);
 	}
 	return ALLOW;
 }

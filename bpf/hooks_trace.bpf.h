@@ -63,8 +63,8 @@ static __always_inline int tcp_exit(struct sock *sk, void *uaddr, int addr_len, 
 
 	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest))
 		return 0;
-	fill_event(&event, &dest);
-	fill_source(&event, sk);
+	fill_event(&event, &dest, sk->__sk_common.skc_net.net->ns.inum);
+	fill_source(&event, sk, true);
 	fill_result(&event, result);
 	submit_or_lose(&event);
 	return 0;
@@ -83,16 +83,17 @@ static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len,
 
 	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest))
 		return 0;
+	fill_event(&event, &dest, netns_of(sk));
+	/* Kept as a number only, to find the socket again at return. */
+	*(__u64 *)event.saddr = (__u64)sk;
+	count(EGRESS_ENTERED);
+	if (!bpf_map_update_elem(&pending, &thread, &event, BPF_NOEXIST))
+		return 0;
 	missed = bpf_map_lookup_elem(&pending, &thread);
 	if (missed) {
 		__builtin_memset(missed->saddr, 0, sizeof(missed->saddr));
 		submit_or_lose(missed);
 	}
-	fill_event(&event, &dest);
-	event.netns = netns_of(sk);
-	/* Kept as a number only, to find the socket again at return. */
-	*(__u64 *)event.saddr = (__u64)sk;
-	count(EGRESS_ENTERED);
 	if (bpf_map_update_elem(&pending, &thread, &event, BPF_ANY))
 		count(EGRESS_LOST_PENDING);
 	return 0;
@@ -110,7 +111,7 @@ static __always_inline int tcp_return(int result)
 	__builtin_memcpy(&event, kept, sizeof(event));
 	bpf_map_delete_elem(&pending, &thread);
 	sk = (struct sock *)*(__u64 *)event.saddr;
-	fill_source(&event, sk);
+	fill_source(&event, sk, false);
 	fill_result(&event, result);
 	count(EGRESS_RETURNED);
 	submit_or_lose(&event);
@@ -156,12 +157,34 @@ static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, vo
 	return true;
 }
 
-static __always_inline int udp_enter(struct sock *sk, void *name, int namelen, bool v6)
+static __always_inline int udp_enter(struct sock *sk, struct msghdr *msg, bool v6)
 {
 	struct dest dest = {};
 
-	if (read_udp_dest(&dest, sk, name, namelen, v6) && is_wanted(&dest))
-		emit_datagram(sk, &dest, netns_of(sk));
+	if (read_udp_dest(&dest, sk, msg->msg_name, msg->msg_namelen, v6) && is_wanted(&dest))
+		emit_datagram(sk, &dest, sk->__sk_common.skc_net.net->ns.inum, true);
+	return 0;
+}
+
+/* As every kernel we know begins a message. */
+struct msg_head {
+	void *name;
+	int namelen;
+};
+
+static __always_inline int udp_probe(struct sock *sk, struct msghdr *msg, bool v6)
+{
+	struct dest dest = {};
+	struct msg_head head = {};
+
+	if (bpf_core_field_offset(struct msghdr, msg_name) == 0 && bpf_core_field_offset(struct msghdr, msg_namelen) == 8) {
+		bpf_probe_read_kernel(&head, 12, msg);
+	} else {
+		head.name = BPF_CORE_READ(msg, msg_name);
+		head.namelen = BPF_CORE_READ(msg, msg_namelen);
+	}
+	if (read_udp_dest(&dest, sk, head.name, head.namelen, v6) && is_wanted(&dest))
+		emit_datagram(sk, &dest, netns_of(sk), false);
 	return 0;
 }
 
@@ -180,13 +203,13 @@ int BPF_PROG(exit_tcp_v6, struct sock *sk, struct sockaddr *uaddr, int addr_len,
 SEC("fentry/udp_sendmsg")
 int BPF_PROG(enter_udp_v4, struct sock *sk, struct msghdr *msg)
 {
-	return udp_enter(sk, msg->msg_name, msg->msg_namelen, false);
+	return udp_enter(sk, msg, false);
 }
 
 SEC("fentry/udpv6_sendmsg")
 int BPF_PROG(enter_udp_v6, struct sock *sk, struct msghdr *msg)
 {
-	return udp_enter(sk, msg->msg_name, msg->msg_namelen, true);
+	return udp_enter(sk, msg, true);
 }
 
 SEC("kprobe/tcp_v4_connect")
@@ -216,13 +239,13 @@ int BPF_KRETPROBE(return_tcp_v6, int result)
 SEC("kprobe/udp_sendmsg")
 int BPF_KPROBE(probe_udp_v4, struct sock *sk, struct msghdr *msg)
 {
-	return udp_enter(sk, BPF_CORE_READ(msg, msg_name), BPF_CORE_READ(msg, msg_namelen), false);
+	return udp_probe(sk, msg, false);
 }
 
 SEC("kprobe/udpv6_sendmsg")
 int BPF_KPROBE(probe_udp_v6, struct sock *sk, struct msghdr *msg)
 {
-	return udp_enter(sk, BPF_CORE_READ(msg, msg_name), BPF_CORE_READ(msg, msg_namelen), true);
+	return udp_probe(sk, msg, true);
 }
 
 #endif

@@ -55,6 +55,7 @@ struct sock_common {
 	__u32 skc_daddr;
 	__u32 skc_rcv_saddr;
 	__u16 skc_dport;
+	__u16 skc_num;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	int skc_bound_dev_if;
@@ -65,11 +66,6 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
-};
-
-struct inet_sock {
-	struct sock sk;
-	__u16 inet_sport;
 };
 
 struct msghdr {

@@ -2,7 +2,7 @@
 """Batches from every input to every output: a thread for each, a bounded queue before each output.
 
 Everything that decides (stop, reopen, an input or output that ended) is posted as a callable to the one
-thread that sits in `run`, so that a signal handler needs no lock and the state needs none either.
+thread that sits in `run`, so that the state needs no lock.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ class Pipeline:
         self._limit = limit
         self._duration_ns = duration_ns
         self._on_ready = on_ready
-        # put() of a SimpleQueue is reentrant: a signal handler may run in the middle of this thread's get().
         self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._hand_on_lock = Lock()
         self._feeds = [_Feed(i, context, self._hand_on, self._mail.put, self._feed_changed) for i in inputs]
@@ -114,7 +113,7 @@ class Pipeline:
         self._mail.put(self._reopen)
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have the thread in `run` call a function, outside of any signal handler."""
+        """Have the thread in `run` call a function."""
         self._mail.put(function)
 
     def refresh_losses(self) -> None:

@@ -86,6 +86,8 @@ class Session:
         except BaseException:
             self.close()
             raise
+        finally:
+            lib.egress_forget_kernel()
 
     @property
     def ffi(self) -> Any:

@@ -400,7 +400,7 @@ def test_losses_of_the_kernel_are_fetched() -> None:
 
 
 def test_call_runs_in_the_thread_of_run() -> None:
-    """What a signal handler posts runs outside of the handler."""
+    """What another thread posts runs in the one of `run`."""
     threads: SimpleQueue[Thread] = SimpleQueue()
     mine: list[Thread] = []
     run = Run([FakeInput()], [FakeOutput()], on_ready=lambda: mine.append(current_thread())).start()

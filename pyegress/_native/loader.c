@@ -5,6 +5,7 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -127,10 +128,19 @@ void egress_autoload(struct egress *self, int program, int wanted)
 	bpf_program__set_autoload(self->programs[program], wanted);
 }
 
+static struct btf *kernel;
+
+void egress_forget_kernel(void)
+{
+	btf__free(kernel);
+	kernel = NULL;
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
+}
+
 int egress_kernel_has(const char *function)
 {
-	static struct btf *kernel;
-
 	libbpf_set_print(keep_log);
 	if (!kernel) {
 		kernel = btf__load_vmlinux_btf();
