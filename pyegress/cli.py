@@ -399,8 +399,8 @@ def _summary(pipeline: Pipeline, losses: Losses) -> None:
 def _signals(pipeline: Pipeline, losses: Losses) -> Iterator[None]:
     """Signals as messages to the pipeline.
 
-    A Python handler runs once the main thread gets around to it; a signal that another thread took, or that came
-    just before the main thread began to wait, would stay unheard. The wakeup descriptor has no such gap.
+    A Python handler runs once the main thread gets around to it; a signal that another thread took, or that
+    came just before the main thread began to wait, would stay unheard. The wakeup descriptor has no such gap.
     """
 
     def count_now() -> None:

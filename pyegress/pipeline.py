@@ -94,8 +94,10 @@ class Pipeline:
                 lane.abandon()
         else:
             # A daemon thread that is still on its way out can hang the interpreter when that ends.
-            for worker in (*self._feeds, *lanes):
-                worker.join()
+            for feed in self._feeds:
+                feed.join()
+            for lane in lanes:
+                lane.join()
         if self._start_error is not None:
             raise self._start_error
         return self._exit_code
