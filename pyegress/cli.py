@@ -376,7 +376,7 @@ def _announce_ready(path: Path | None, fd: int | None) -> None:
             written, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(written, "w") as file:
                 file.write("ready\n")
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
     except OSError as error:
         raise OutputError(f"--ready-file {display(str(path))}: {error.strerror}") from error
     try:

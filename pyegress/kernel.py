@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import resource
 from pathlib import Path
 
@@ -49,11 +51,14 @@ def has_kprobes() -> bool:
 
 
 def cgroup2_root() -> Path | None:
-    """Where the cgroup v2 hierarchy is mounted."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mount, _, kind = line.partition(" - ")
-        if kind.startswith("cgroup2 "):
-            return Path(mount.split()[4].encode().decode("unicode_escape"))
+    """Where the whole cgroup v2 hierarchy is mounted; a mount of a part of it would hide the other processes."""
+    # Bytes, because any mount may have any name; octal escapes as of proc_pid_mountinfo(5).
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n"):
+        mount, _, kind = line.partition(b" - ")
+        if kind.startswith(b"cgroup2 "):
+            part, path = mount.split(b" ")[3:5]
+            if part == b"/":
+                return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), path)))
     return None
 
 

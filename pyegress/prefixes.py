@@ -28,24 +28,30 @@ def table(
     """Verdicts by prefix, from (rule number, prefix) pairs. The rule is the widest one that decides."""
     ignoring, wanting = _first_rules(ignore), _first_rules(only)
     lengths = {
-        version: sorted({n.prefixlen for n in (*ignoring, *wanting) if n.version == version})
-        for version in (4, 6)
+        version: sorted({n for v, n, _ in (*ignoring, *wanting) if v == version}) for version in (4, 6)
     }
     result: dict[Network, Verdict] = {}
-    for network in (*ignoring, *wanting):
+    for _, network in (*ignore, *only):
         if network in result:
             continue
-        wider = [network.supernet(new_prefix=n) for n in lengths[network.version] if n <= network.prefixlen]
-        ignored = next((ignoring[n] for n in wider if n in ignoring), None)
-        wanted = next((wanting[n] for n in wider if n in wanting), None)
+        ignored = wanted = None
+        address = int(network.network_address)
+        for length in lengths[network.version]:
+            if length > network.prefixlen:
+                break
+            key = (network.version, length, address >> (network.max_prefixlen - length))
+            ignored = ignoring.get(key) if ignored is None else ignored
+            wanted = wanting.get(key) if wanted is None else wanted
         rule = ignored if ignored is not None else wanted
         assert rule is not None
         result[network] = Verdict(rule, ignored is not None, wanted is not None)
     return result
 
 
-def _first_rules(rules: Iterable[tuple[int, Network]]) -> dict[Network, int]:
-    found: dict[Network, int] = {}
+def _first_rules(rules: Iterable[tuple[int, Network]]) -> dict[tuple[int, int, int], int]:
+    """The first rule of each (version, prefix length, that many leading bits): fast to look up."""
+    found: dict[tuple[int, int, int], int] = {}
     for rule, network in rules:
-        found.setdefault(network, rule)
+        bits = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+        found.setdefault((network.version, network.prefixlen, bits), rule)
     return found

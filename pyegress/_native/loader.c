@@ -72,7 +72,8 @@ struct egress *egress_open(const char *path, int *error)
 	set_up();
 	self->object = bpf_object__open_file(path, NULL);
 	if (!self->object) {
-		*error = -errno;
+		/* libbpf has errnos of its own, from 4000, for an object that is none. */
+		*error = errno < 4000 ? -errno : -EINVAL;
 		free(self);
 		return NULL;
 	}

@@ -21,11 +21,13 @@ COMM_BYTES = 15
 CMDLINE_BYTES = 4096
 """Longer command lines are cut: an attacker's arguments may be megabytes."""
 _PARENTS_KEPT = 16384
+_PF_KTHREAD = 0x00200000
 
 
 class _Stat(NamedTuple):
     comm: str
     parent: int
+    kernel: bool
     start_ticks: int
 
 
@@ -43,7 +45,7 @@ class ProcfsResolver:
 
     def resolve(self, seen: Seen) -> Process:
         """The process as it was when it connected, with its parent and grandparent where known."""
-        stat, cmdline, exe = self._details(seen.pid, seen.start_ns // TICK_NS, seen.comm, seen.kernel)
+        stat, cmdline, exe = self._details(seen.pid, seen.start_ns // TICK_NS, seen.comm)
         if stat is None and self._usable:
             self._losses.add(
                 "unattributed", "processes without command line: gone or changed before /proc was read"
@@ -66,68 +68,73 @@ class ProcfsResolver:
     def _parent(self, seen: Seen) -> Process:
         key = (seen.parent_pid, seen.parent_start_ns, seen.parent_comm)
         found = self._parents.get(key)
-        if found is None:
+        # An exec of a program with the same comm shows in the arguments alone.
+        if found is None or (found.cmdline is not None and found.cmdline != self._cmdline(found.pid)):
             if len(self._parents) >= _PARENTS_KEPT:
                 del self._parents[next(iter(self._parents))]
             found = self._parents[key] = self._ancestor(*key)
         return found
 
     def _ancestor(self, pid: int, start_ns: int, comm: str) -> Process:
-        start_ticks = start_ns // TICK_NS
-        stat, cmdline, exe = self._details(pid, start_ticks, comm, False)
-        uid = self._uid(pid) if stat else None
-        grandparent = None
-        if stat and stat.parent:
-            grandparent = self._grandparent(stat.parent, pid, stat)
-        return Process(
-            pid=pid,
-            start_ns=start_ns,
-            comm=comm,
-            name=full_name(comm, cmdline, exe, False),
-            exe=exe,
-            cmdline=cmdline,
-            uid=uid,
-            user=user_name(uid) if uid is not None else None,
-            parent=grandparent,
-        )
+        stat, cmdline, exe = self._details(pid, start_ns // TICK_NS, comm)
+        grandparent = self._grandparent(stat.parent, pid, stat) if stat and stat.parent else None
+        return self._process(pid, start_ns, comm, stat, cmdline, exe, grandparent)
 
     def _grandparent(self, pid: int, child: int, child_stat: _Stat) -> Process | None:
         stat = self._stat(pid)
         if stat is None or stat.start_ticks > child_stat.start_ticks:
             return None
-        same, cmdline, exe = self._details(pid, stat.start_ticks, stat.comm, False)
-        uid = self._uid(pid)
-        # Still its child afterwards: then the number was not given to another process meanwhile.
-        if same is None or self._stat(child) != child_stat:
+        same, cmdline, exe = self._details(pid, stat.start_ticks, stat.comm)
+        if same is None:
             return None
+        found = self._process(pid, stat.start_ticks * TICK_NS, stat.comm, same, cmdline, exe, None)
+        # Still its child after all was read: then the number was not given to another process meanwhile.
+        return found if self._stat(child) == child_stat else None
+
+    def _process(
+        self,
+        pid: int,
+        start_ns: int,
+        comm: str,
+        stat: _Stat | None,
+        cmdline: str | None,
+        exe: str | None,
+        parent: Process | None,
+    ) -> Process:
+        """An ancestor; without a stat only the kernel's word for it is known."""
+        uid = self._uid(pid) if stat else None
+        kernel = stat.kernel if stat else False
         return Process(
             pid=pid,
-            start_ns=stat.start_ticks * TICK_NS,
-            comm=stat.comm,
-            name=full_name(stat.comm, cmdline, exe, False),
+            start_ns=start_ns,
+            comm=comm,
+            name=full_name(comm, cmdline, exe, kernel),
             exe=exe,
             cmdline=cmdline,
             uid=uid,
             user=user_name(uid) if uid is not None else None,
+            kernel=kernel,
+            parent=parent,
         )
 
-    def _details(
-        self, pid: int, start_ticks: int, comm: str, kernel: bool
-    ) -> tuple[_Stat | None, str | None, str | None]:
+    def _details(self, pid: int, start_ticks: int, comm: str) -> tuple[_Stat | None, str | None, str | None]:
         """Stat, command line and executable, all None unless that program still runs."""
         if not self._usable:
             return None, None, None
-        cmdline = self._read(pid, "cmdline", CMDLINE_BYTES)
+        cmdline = self._cmdline(pid)
         exe = self._exe(pid)
         # The stat comes last: what was read before it is of a process with this start time or an older one.
         stat = self._stat(pid)
-        # /proc adds the work queue to a kworker's name, which the kernel's comm lacks.
-        if stat is None or stat.start_ticks != start_ticks or not (stat.comm == comm or kernel):
+        if stat is None or stat.start_ticks != start_ticks:
             return None, None, None
-        text = (
-            cmdline.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "surrogateescape") if cmdline else None
-        )
-        return stat, text, exe
+        # /proc adds the work queue to a kworker's name, which the kernel's comm lacks.
+        if stat.comm != comm and not (stat.kernel and stat.comm.startswith(comm)):
+            return None, None, None
+        return stat, cmdline, exe
+
+    def _cmdline(self, pid: int) -> str | None:
+        raw = self._read(pid, "cmdline", CMDLINE_BYTES)
+        return raw.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "surrogateescape") if raw else None
 
     def _stat(self, pid: int) -> _Stat | None:
         raw = self._read(pid, "stat", 4096)
@@ -136,7 +143,7 @@ class ProcfsResolver:
             return None
         fields = tail.split()
         comm = head.partition(b" (")[2].decode("utf-8", "surrogateescape")
-        return _Stat(comm, int(fields[1]), int(fields[19]))
+        return _Stat(comm, int(fields[1]), bool(int(fields[6]) & _PF_KTHREAD), int(fields[19]))
 
     def _uid(self, pid: int) -> int | None:
         for line in (self._read(pid, "status", 4096) or b"").splitlines():
@@ -146,7 +153,7 @@ class ProcfsResolver:
 
     def _exe(self, pid: int) -> str | None:
         try:
-            return os.readlink(f"{self._root}/{pid}/exe").removesuffix(" (deleted)")
+            return str(Path(f"{self._root}/{pid}/exe").readlink()).removesuffix(" (deleted)")
         except OSError:
             return None
 

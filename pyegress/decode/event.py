@@ -41,11 +41,20 @@ PROCESS_FIELDS = (
     "comm",
     "parent_comm",
 )
-PROTOCOLS = {6: "tcp", 17: "udp"}
 _PROCESSES_KEPT = 16384
 _ADDRESSES_KEPT = 131072
 _KERNEL_THREAD = 1
 _RESULT_KNOWN = 1
+
+
+class _Protocols(dict[int, str]):
+    """Names of IP protocols, the number as text where we have none."""
+
+    def __missing__(self, number: int) -> str:
+        return str(number)
+
+
+PROTOCOLS = _Protocols({6: "tcp", 17: "udp"})
 
 
 class _Addresses(dict[bytes, str | None]):

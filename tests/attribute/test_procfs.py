@@ -66,11 +66,12 @@ class FakeProc:
         cmdline: bytes = b"curl\0http://a/\0",
         exe: bytes | None = b"/usr/bin/curl",
         uid: int = 0,
+        flags: int = 0,
     ) -> None:
         """Let a process run, in place of one with the same number."""
         folder = self.root / str(pid)
         folder.mkdir(exist_ok=True)
-        zeros = b" 0" * 17
+        zeros = b" 0 0 0 0 %d" % flags + b" 0" * 12
         (folder / "stat").write_bytes(b"%d (%s) S %d%s %d 0 0\n" % (pid, comm, parent, zeros, start))
         (folder / "cmdline").write_bytes(cmdline)
         (folder / "status").write_bytes(b"Name:\t%s\nUid:\t%d\t1\t1\t1\n" % (comm, uid))
@@ -141,7 +142,7 @@ def test_kernel_thread_name(comm: str, name: str) -> None:
 
 def test_kernel_thread(fake: FakeProc) -> None:
     """/proc adds the work queue to a worker's name; it has no program, and that is no loss."""
-    fake.add(9, 100, b"kworker/u8:0-events_unbound", cmdline=b"", exe=None)
+    fake.add(9, 100, b"kworker/u8:0-events_unbound", cmdline=b"", exe=None, flags=0x00208040)
     process = fake.resolve(seen(9, 100, "kworker/u8:0", kernel=True))
     assert (process.name, process.kernel, process.cmdline, process.exe) == ("kworker", True, None, None)
     assert fake.losses.snapshot() == {}
