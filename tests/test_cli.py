@@ -314,7 +314,7 @@ def test_reader_gone(start: Start) -> None:
 @pytest.mark.parametrize("arguments", [[], ["list"]])
 def test_full_disk_is_an_error(start: Start, arguments: list[str]) -> None:
     """/dev/full is said and exits 1."""
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         process = start(*(arguments or ["run"]), stdout=full.fileno())
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
