@@ -194,10 +194,9 @@ class Pipeline:
             self._start_error = lane.error
         else:
             self._said("output", lane.output.name, lane.error)
-        # An output that fails in its last flush stops nobody, but must show in the exit code.
+        # An output that fails stops nobody else, but must show in the exit code.
+        self._exit_code = self._exit_code or EXIT_FAILED
         all_failed = all(other.error is not None for other in self._lanes)
-        if all_failed:
-            self._exit_code = self._exit_code or EXIT_FAILED
         if all_failed or self._start_error is not None:
             self._stop()
 

@@ -229,7 +229,7 @@ def test_batch_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
 
 
 def test_dead_output_is_said_once_and_the_other_goes_on() -> None:
-    """One output fails: one message, the rest written, what it missed counted, exit 0."""
+    """One output fails: one message, the rest written, what it missed counted, exit 1."""
     source = FakeInput()
     dead, fine = FakeOutput("dead", write=OutputError("dead: no space")), FakeOutput("fine")
     run = Run([source], [dead, fine]).start()
@@ -238,7 +238,7 @@ def test_dead_output_is_said_once_and_the_other_goes_on() -> None:
         source.feed(connections(1, n))
         assert fine.flushed.wait(PATIENCE)
     run.pipeline.stop()
-    assert run.finish() == 0
+    assert run.finish() == 1
     assert run.said == ["dead: no space"]
     assert len(fine.records) == 3
     assert run.losses.snapshot()["lost", "output dead: failed"] == 3
