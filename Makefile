@@ -16,19 +16,19 @@ run: build ## audit this host's outbound connections (ARGS="..." for pyegress ru
 
 build: $(VENV)/built ## packages, virtual environment, native module, BPF object
 
-test: $(VENV)/test-packages build ## all tests, the guest kernels included (ARGS="..." for pytest)
+test: $(VENV)/test-packages $(VENV)/dev ## all tests, the guest kernels included (ARGS="..." for pytest)
 	$(SUDO) env CI="$(CI)" $(BIN)/python -m pytest $(ARGS)
 
-check: build ## lint, format and types
+check: $(VENV)/dev ## lint, format and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-fmt: build ## format the Python code
+fmt: $(VENV)/dev ## format the Python code
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: $(VENV)/test-packages build ## all benchmarks (ARGS=--quick for the short ones)
+bench: $(VENV)/test-packages $(VENV)/dev ## all benchmarks (ARGS=--quick for the short ones)
 	$(SUDO) $(BIN)/python -m bench $(ARGS)
 
-dist: build ## source distribution and wheel in dist/
+dist: $(VENV)/dev ## source distribution and wheel in dist/
 	$(BIN)/pip install -q build && $(BIN)/python -P -m build
 
 clean: ## remove everything that was built
@@ -43,6 +43,10 @@ $(VENV)/test-packages: $(VENV)/build-packages
 	@touch $@
 
 $(VENV)/built: $(VENV)/build-packages pyproject.toml build.py $(wildcard bpf/*) $(wildcard pyegress/_native/loader.*)
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/built
 	$(BIN)/pip install -q -e '.[dev]'
 	@touch $@
 

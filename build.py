@@ -100,14 +100,17 @@ def bundle_libraries(module: Path) -> None:
 
 def check_libbpf() -> None:
     """End the build with the cause where libbpf is missing or too old."""
-    config = subprocess.run(["pkg-config", "--modversion", "libbpf"], capture_output=True, text=True)
-    version = config.stdout.strip() if config.returncode == 0 else ""
-    if not version and not Path("/usr/include/bpf/libbpf.h").exists():
-        sys.exit("build.py: libbpf's headers are missing (apt-get install libbpf-dev)")
-    if version and tuple(map(int, version.split(".")[:2])) < LEAST_LIBBPF:
-        sys.exit(
-            f"build.py: libbpf {version} is too old: 1.0 or newer is needed (Debian 12, Ubuntu 24.04 or newer)"
-        )
+    probe = "#include <bpf/libbpf_version.h>\nVERSION LIBBPF_MAJOR_VERSION LIBBPF_MINOR_VERSION\n"
+    try:
+        done = subprocess.run(["cc", "-E", "-P", "-"], input=probe, capture_output=True, text=True)
+    except FileNotFoundError:
+        sys.exit("build.py: there is no C compiler (apt-get install gcc libc6-dev)")
+    found = re.search(r"VERSION (\d+) (\d+)", done.stdout) if done.returncode == 0 else None
+    if found is None:
+        sys.exit("build.py: libbpf 1.0 or newer is missing (apt-get install libbpf-dev; Debian 12, Ubuntu 24.04)")
+    version = (int(found[1]), int(found[2]))
+    if version < LEAST_LIBBPF:
+        sys.exit(f"build.py: libbpf {found[1]}.{found[2]} is too old: 1.0 or newer (Debian 12, Ubuntu 24.04)")
 
 
 class BuildNative(build_ext):
