@@ -28,6 +28,9 @@ fmt: $(VENV)/dev ## format the Python code
 bench: $(VENV)/test-packages $(VENV)/dev ## all benchmarks (ARGS=--quick for the short ones)
 	$(SUDO) $(BIN)/python -m bench $(ARGS)
 
+docs: build ## write docs/plugins.txt anew
+	$(BIN)/pyegress list > docs/plugins.txt
+
 dist: $(VENV)/dev ## source distribution and wheel in dist/
 	$(BIN)/pip install -q build && $(BIN)/python -P -m build
 
@@ -50,4 +53,4 @@ $(VENV)/dev: $(VENV)/built
 	$(BIN)/pip install -q -e '.[dev]'
 	@touch $@
 
-.PHONY: help run build test check fmt bench dist clean
+.PHONY: help run build test check fmt bench docs dist clean

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -44,3 +45,8 @@ def test_plugins_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
         "    pass  (text; default ***)",
     ]
     assert lines[at + 5].startswith("  text: ")
+
+
+def test_documented_list_is_current() -> None:
+    """docs/plugins.txt is what `pyegress list` says; `make docs` writes it anew."""
+    assert (Path(__file__).parent.parent / "docs" / "plugins.txt").read_text() == listing.text()

@@ -146,6 +146,16 @@ void egress_forget_kernel(void)
 	kernel = NULL;
 }
 
+/* Some distributions build IPv6 as a module, which has BTF of its own. */
+static int ipv6_module_has(const char *function)
+{
+	struct btf *module = btf__load_module_btf("ipv6", kernel);
+	int found = module && btf__find_by_name_kind(module, function, BTF_KIND_FUNC) > 0;
+
+	btf__free(module);
+	return found;
+}
+
 int egress_kernel_has(const char *function)
 {
 	set_up();
@@ -154,7 +164,7 @@ int egress_kernel_has(const char *function)
 		if (!kernel)
 			return errno ? -errno : -ENOENT;
 	}
-	return btf__find_by_name_kind(kernel, function, BTF_KIND_FUNC) > 0;
+	return btf__find_by_name_kind(kernel, function, BTF_KIND_FUNC) > 0 || ipv6_module_has(function);
 }
 
 static void count_datagrams(struct egress *self, const struct egress_event *event)

@@ -48,7 +48,7 @@ class ProcfsResolver:
         stat, cmdline, exe = self._details(seen.pid, seen.start_ns // TICK_NS, seen.comm)
         if stat is None and self._usable:
             self._losses.add(
-                "unattributed", "processes without command line: gone or changed before /proc was read"
+                "unattributed", "without details: processes gone or changed before /proc was read"
             )
         return Process(
             pid=seen.pid,

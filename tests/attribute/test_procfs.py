@@ -17,7 +17,7 @@ from pyegress.attribute.procfs import CMDLINE_BYTES, TICK_NS, ProcfsResolver, fu
 from pyegress.losses import Losses
 from pyegress.record import Process, Seen
 
-GONE = ("unattributed", "processes without command line: gone or changed before /proc was read")
+GONE = ("unattributed", "without details: processes gone or changed before /proc was read")
 CUT = "averyverylongna"
 
 
