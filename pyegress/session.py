@@ -22,7 +22,7 @@ KINDS = {
 """Kinds of hooks, cheapest first, and how their sections in the object begin."""
 
 WAKE_NS = 10_000_000
-BATCH = 4096
+BATCH = 1024
 _PAGE_BYTES = 4096
 
 

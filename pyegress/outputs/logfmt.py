@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Annotated, ClassVar, TypeVar
 
 from msgspec import Meta
@@ -45,9 +44,6 @@ def quoted(text: str) -> str:
     return '"' + display(text).replace('"', '\\"') + '"'
 
 
-_value = lru_cache(_CACHED)(quoted)
-
-
 def _name(process: Process) -> str | None:
     return process.comm if process.name is None else process.name
 
@@ -79,6 +75,7 @@ class Logfmt(Output):
         # The Process is kept beside its text, so that its id can't become another's while it is a key.
         self._processes: dict[int, tuple[Process, str, str]] = {}
         self._targets: dict[_Target, str] = {}
+        self._sources: dict[str, str] = {}
         self._rest: dict[_Rest, tuple[str, str]] = {}
 
     def open(self, context: Context) -> None:
@@ -94,7 +91,7 @@ class Logfmt(Output):
 
     def lines(self, batch: Batch) -> str:
         """The text of a batch."""
-        processes, targets, rest = self._processes, self._targets, self._rest
+        processes, targets, rest, sources = self._processes, self._targets, self._rest, self._sources
         second, clock = self._second, self._clock
         lines = []
         for connection in batch:
@@ -120,13 +117,11 @@ class Logfmt(Output):
             else:
                 _, by, owner = processes.get(id(process)) or self._remember_process(process)
 
-            source = ""
-            if connection.src_ip is not None:
-                source = f" src_ip={_value(connection.src_ip)}"
-            if connection.src_port is not None:
-                source += f" src_port={connection.src_port}"
+            src_ip, src_port = connection.src_ip, connection.src_port
+            source = sources.get(src_ip) or self._remember_source(src_ip) if src_ip else ""
+            port = f" src_port={src_port}" if src_port is not None else ""
             if protocol != "tcp":
-                source += f" count={connection.count}"
+                port += f" count={connection.count}"
 
             rest_key = (
                 connection.result,
@@ -139,7 +134,7 @@ class Logfmt(Output):
             )
             before, after = rest.get(rest_key) or self._remember_rest(rest_key)
             nanoseconds = str(ts - second + _SECOND)[1:]
-            lines.append(f"ts={clock}{nanoseconds}Z{target}{by}{source}{before}{owner}{after}\n")
+            lines.append(f"ts={clock}{nanoseconds}Z{target}{by}{source}{port}{before}{owner}{after}\n")
         self._second, self._clock = second, clock
         return "".join(lines)
 
@@ -181,6 +176,9 @@ class Logfmt(Output):
             ("container", process.container),
         ]
         return _keep(self._processes, id(process), (process, _fields(by), _fields(owner)))
+
+    def _remember_source(self, src_ip: str) -> str:
+        return _keep(self._sources, src_ip, f" src_ip={quoted(src_ip)}")
 
     def _remember_target(self, key: _Target) -> str:
         names = ("hook", "protocol", "dest_ip", "dest_port", "ip_version")
