@@ -107,7 +107,9 @@ def check_libbpf() -> None:
         sys.exit("build.py: there is no C compiler (apt-get install gcc libc6-dev)")
     found = re.search(r"VERSION (\d+) (\d+)", done.stdout) if done.returncode == 0 else None
     if found is None:
-        sys.exit("build.py: libbpf 1.0 or newer is missing (apt-get install libbpf-dev; Debian 12, Ubuntu 24.04)")
+        sys.exit(
+            "build.py: libbpf 1.0 or newer is missing (apt-get install libbpf-dev; Debian 12, Ubuntu 24.04)"
+        )
     version = (int(found[1]), int(found[2]))
     if version < LEAST_LIBBPF:
         sys.exit(f"build.py: libbpf {found[1]}.{found[2]} is too old: 1.0 or newer (Debian 12, Ubuntu 24.04)")
