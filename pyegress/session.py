@@ -21,7 +21,8 @@ KINDS = {
 }
 """Kinds of hooks, cheapest first, and how their sections in the object begin."""
 
-WAKE_NS = 10_000_000
+WAKE_NS = 2_000_000
+"""The kernel wakes the reader at most this often; soon enough to find a short process still in /proc."""
 BATCH = 1024
 _PAGE_BYTES = 4096
 

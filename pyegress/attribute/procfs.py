@@ -153,7 +153,8 @@ class ProcfsResolver:
 
     def _exe(self, pid: int) -> str | None:
         try:
-            return str(Path(f"{self._root}/{pid}/exe").readlink()).removesuffix(" (deleted)")
+            target = os.readlink(f"{self._root}/{pid}/exe".encode())  # noqa: PTH115 (bytes)
+            return target.removesuffix(b" (deleted)").decode("utf-8", "surrogateescape")
         except OSError:
             return None
 
@@ -177,12 +178,14 @@ def full_name(comm: str, cmdline: str | None, exe: str | None, kernel: bool) -> 
     """
     if kernel:
         return comm.partition("/")[0]
-    if len(os.fsencode(comm)) < COMM_BYTES:
+    # Not os.fsencode: the locale has no say in what a kernel's bytes mean.
+    cut = comm.encode("utf-8", "surrogateescape")
+    if len(cut) < COMM_BYTES:
         return comm
     arguments = (cmdline or "").split(" ", 2)[:2]
     for candidate in (exe or "", *arguments):
         base = candidate.rpartition("/")[2]
-        if os.fsencode(base).startswith(os.fsencode(comm)):
+        if base.encode("utf-8", "surrogateescape").startswith(cut):
             return base
     return comm
 

@@ -23,7 +23,9 @@ from pyegress.plugin import Batch, Context, Input, Options
 from pyegress.prefixes import Network, Verdict, table
 from pyegress.session import BATCH, KINDS, AttachError, Session, Settings
 
-POLL_MS = 100
+IDLE_MS = 100
+BUSY_MS = 2
+"""Records that follow within WAKE_NS of a wake-up don't wake us: the next look must come as soon."""
 PENDING_NS = 2_000_000_000
 """A connect call returns within microseconds; after this long its return was missed."""
 LEAST_SWEEP_NS = 1_000_000_000
@@ -112,8 +114,11 @@ class Ebpf(Input):
         session = self._opened()
         sweep_ns = max(self._options.window, LEAST_SWEEP_NS)
         next_sweep_ns = _boot_ns() + sweep_ns
+        busy = False
         while not self._stopping:
-            yield self._batch(session.read(POLL_MS))
+            records = session.read(BUSY_MS if busy else IDLE_MS)
+            busy = len(records) > 0
+            yield self._batch(records)
             now_ns = _boot_ns()
             if now_ns >= next_sweep_ns:
                 next_sweep_ns = now_ns + sweep_ns

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -56,6 +57,8 @@ def rule_line(rule: Rule) -> str:
 def comment_lines(rule: Rule, verbose: int) -> Iterator[str]:
     """The `#` lines above a rule."""
     process = rule.process
+    if rule.ifname is None and rule.family == 6 and IPv6Address(rule.dest_ip).is_link_local:
+        yield f"# [{rule.hook}] Its interface is not known: this link-local rule holds on every interface"
     if verbose < 1:
         return
     sentence = f"# [{rule.hook}] Line generated for {_who(process)}"

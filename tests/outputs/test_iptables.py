@@ -98,6 +98,13 @@ def test_families_protocols_and_link_local(tmp_path: Path) -> None:
     ]
 
 
+def test_link_local_without_interface_says_how_wide_it_is(tmp_path: Path) -> None:
+    assert written(tmp_path, connection("fe80::1")) == [
+        "# [ebpf] Its interface is not known: this link-local rule holds on every interface",
+        'ip6tables -I OUTPUT -d fe80::1 -p tcp -m tcp --dport 443 -j ACCEPT -m comment --comment "curl"',
+    ]
+
+
 def test_losses_are_said_first(tmp_path: Path) -> None:
     losses = Losses()
     losses.add("lost", "ring buffer\nfull", 5)
