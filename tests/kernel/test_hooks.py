@@ -393,3 +393,16 @@ def test_missed_return_still_reports_the_connect(
     monkeypatch.setattr(_native, "BPF_OBJECT", tmp_path / "object")
     seen, _ = made(kind, "tcp", V4, 7, 3)
     assert [(c.dest_ip, c.src_ip, c.src_port, c.result) for c in seen] == [(V4, None, None, None)] * 3
+
+
+def test_link_local_destination_names_its_interface(kind: str) -> None:
+    """A link-local address means nothing without its interface, which the caller names beside it."""
+    code = (
+        "import contextlib, socket; to = ('fe80::7', 443, 0, socket.if_nametoindex('swallow'))\n"
+        "tcp, udp = (socket.socket(socket.AF_INET6, kind) for kind in (1, 2)); tcp.setblocking(False)\n"
+        "tcp.connect_ex(to)\n"
+        "with contextlib.suppress(OSError): udp.sendto(b'', to)\n"
+    )
+    seen = observe(kind, lambda: subprocess.run([sys.executable, "-c", code], check=True))
+    found = [(c.protocol, c.dest_ip, c.ifname) for c in seen if c.dest_ip == "fe80::7"]
+    assert found == [("tcp", "fe80::7", "swallow"), ("udp", "fe80::7", "swallow")]
