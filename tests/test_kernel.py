@@ -119,7 +119,7 @@ def sub_cgroup() -> Iterator[Path]:
 def mounted(script: str, *arguments: Path | bytes) -> str:
     """What cgroup2_root says after a shell has mounted things for itself alone."""
     code = "from pyegress import kernel\nimport os\nprint(os.fsencode(kernel.cgroup2_root() or 'none'))"
-    whole = f'set -e\numount -a -t cgroup2\n{script}\nexec "$PYTHON" -c "$CODE"'
+    whole = f'set -e\numount -a -l -t cgroup2\n{script}\nexec "$PYTHON" -c "$CODE"'
     command: list[str | Path | bytes] = ["unshare", "--mount", "sh", "-c", whole, "sh", *arguments]
     done = subprocess.run(
         command,
