@@ -122,9 +122,7 @@ enum egress_counter {
 	EGRESS_LOST_RING,      /* connects, or datagrams without a window, the full ring had no room for */
 	EGRESS_LOST_FIRST,     /* and first datagrams of a flow */
 	EGRESS_DEFERRED,       /* repeats the full ring had no room for: counted in a later record */
-	EGRESS_LOST_PENDING,   /* connects that could not be remembered until their return */
-	EGRESS_ENTERED,        /* TCP connects remembered at entry (kprobe) */
-	EGRESS_RETURNED,       /* and found again at return */
+	EGRESS_UNFINISHED,     /* connects reported without what their return would tell (kprobe) */
 	EGRESS_SKIPPED_OWN,
 	EGRESS_SKIPPED_PROTOCOL,
 	EGRESS_SKIPPED_LOOPBACK,

@@ -74,28 +74,38 @@ static __always_inline int tcp_exit(struct sock *sk, void *uaddr, int addr_len, 
  * kprobe: the whole record is kept from entry on. Under load the kernel skips return probes, and then the reader
  * finds the connect here and reports it without source and result, instead of never.
  */
+static __always_inline void submit_unfinished(struct egress_event *event)
+{
+	__builtin_memset(event->saddr, 0, sizeof(event->saddr));
+	count(EGRESS_UNFINISHED);
+	submit_or_lose(event);
+}
+
+static __always_inline void report_missed(__u64 thread)
+{
+	struct egress_event *missed = bpf_map_lookup_elem(&pending, &thread);
+
+	if (!missed)
+		return;
+	submit_unfinished(missed);
+	bpf_map_delete_elem(&pending, &thread);
+}
+
 static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len, bool v6)
 {
 	struct dest dest = {};
 	struct egress_event event;
 	__u64 thread = bpf_get_current_pid_tgid();
-	struct egress_event *missed;
 
+	/* Before any filter: else this connect's return would be taken for that of the thread's last one. */
+	report_missed(thread);
 	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest))
 		return 0;
 	fill_event(&event, &dest, netns_of(sk));
 	/* Kept as a number only, to find the socket again at return. */
 	*(__u64 *)event.saddr = (__u64)sk;
-	count(EGRESS_ENTERED);
-	if (!bpf_map_update_elem(&pending, &thread, &event, BPF_NOEXIST))
-		return 0;
-	missed = bpf_map_lookup_elem(&pending, &thread);
-	if (missed) {
-		__builtin_memset(missed->saddr, 0, sizeof(missed->saddr));
-		submit_or_lose(missed);
-	}
 	if (bpf_map_update_elem(&pending, &thread, &event, BPF_ANY))
-		count(EGRESS_LOST_PENDING);
+		submit_unfinished(&event);
 	return 0;
 }
 
@@ -113,7 +123,6 @@ static __always_inline int tcp_return(int result)
 	sk = (struct sock *)*(__u64 *)event.saddr;
 	fill_source(&event, sk, false);
 	fill_result(&event, result);
-	count(EGRESS_RETURNED);
 	submit_or_lose(&event);
 	return 0;
 }

@@ -92,6 +92,7 @@ class Ebpf(Input):
         self._session: Session | None = None
         self._stopping = False
         self._drained = False
+        self._unfinished = 0
 
     def open(self, context: Context) -> None:
         """Attach; raises UnsupportedError with the one cause when nothing attaches."""
@@ -154,7 +155,11 @@ class Ebpf(Input):
             "ebpf: ring buffer full (make it larger with -I ebpf:ring)",
             counters["lost_ring"] + lost_first,
         )
-        put("lost", "ebpf: too many connects at once", counters["lost_pending"])
+        put(
+            "unfinished",
+            "connects without source and result: the kernel skipped their return probe",
+            counters["unfinished"] + self._unfinished,
+        )
         put("lost", "ebpf: probes that the kernel skipped", session.misses())
         if self._drained and self._options.window:
             # Every datagram of a flow was reported, counted in a report, or went with an evicted flow.
@@ -188,6 +193,8 @@ class Ebpf(Input):
             while before_ns > 0:
                 records = take(before_ns)
                 batch = self._decoder.decode(records, time.clock_gettime_ns(time.CLOCK_REALTIME) - _boot_ns())
+                if take == session.take_pending:
+                    self._unfinished += len(batch)
                 yield self._filters.apply(batch)
                 if len(batch) < BATCH:
                     break
