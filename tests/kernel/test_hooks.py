@@ -378,45 +378,6 @@ def test_hostile_and_threaded_names(kind: str) -> None:
     assert threaded[0].tid == int(truth["tid"]) != threaded[0].process.pid
 
 
-def _lose_return(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Attach to the entry of tcp_v4_connect without its return."""
-    from pyegress import _native
-
-    data = _native.BPF_OBJECT.read_bytes().replace(
-        b"kretprobe/tcp_v4_connect\0", b"kretprobe/tcp_v4_connecX\0"
-    )
-    (folder / "object").write_bytes(data)
-    monkeypatch.setattr(_native, "BPF_OBJECT", folder / "object")
-
-
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_missed_return_still_reports_the_connect(
-    kind: str, repeats: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A connect whose return the kernel did not show is reported, without source and result, and counted."""
-    if kind == "fentry":
-        return  # one program at the exit: there is no return to miss
-    _lose_return(monkeypatch, tmp_path)
-    seen, _ = made(kind, "tcp", V4, 7, repeats)
-    assert [(c.dest_ip, c.src_ip, c.src_port, c.result) for c in seen] == [(V4, None, None, None)] * repeats
-    assert seen.losses.total("unfinished") == repeats
-
-
-def test_missed_return_is_not_the_next_connects(
-    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The return of a connect that a filter hides is not taken for an earlier one's whose own was missed."""
-    if kind == "fentry":
-        return
-    _lose_return(monkeypatch, tmp_path)
-    seen = observe(
-        kind,
-        lambda: traffic.run("tcpaddrs", 7, V4, V6),
-        ignore_cidr=(ipaddress.ip_network("2001:db8::/32"),),
-    )
-    assert [(c.dest_ip, c.src_ip, c.src_port) for c in seen] == [(V4, None, None)]
-
-
 def test_link_local_destination_names_its_interface(kind: str) -> None:
     """A link-local address means nothing without its interface, which the caller names beside it."""
     code = (
