@@ -7,6 +7,7 @@ import select
 
 from pyegress.errors import OutputError
 from pyegress.escape import display
+from pyegress.plugin import Context, Output
 
 _STDOUT = 1
 
@@ -40,9 +41,6 @@ class FileSink:
             except OSError as error:
                 raise OutputError(f"cannot write to {self.name}: {_reason(error)}") from error
 
-    def flush(self) -> None:
-        """Nothing waits here."""
-
     def reopen(self) -> None:
         """Open the file anew by its name; the old one stays in use if that fails."""
         if self._path and self._fd >= 0:
@@ -64,6 +62,31 @@ class FileSink:
             return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY, 0o640)
         except (OSError, ValueError) as error:
             raise OutputError(f"cannot open {self.name}: {_reason(error)}") from error
+
+
+class FileOutput(Output):
+    """An output that writes text as connections come; it has nothing to flush, and its options have a `file`."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._sink: FileSink | None = None
+
+    def open(self, context: Context) -> None:
+        self._sink = FileSink(self._file)
+
+    def put(self, text: str) -> None:
+        """Write whole lines."""
+        if self._sink is None:
+            raise OutputError(f"{self.name}: not open")
+        self._sink.write(text.encode())
+
+    def reopen(self) -> None:
+        if self._sink is not None:
+            self._sink.reopen()
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -11,10 +11,9 @@ from typing import Annotated, ClassVar, TypeVar
 from msgspec import Meta
 
 from pyegress import plugin
-from pyegress.errors import OutputError
 from pyegress.escape import display
-from pyegress.outputs.filesink import FileSink
-from pyegress.plugin import Batch, Context, Output
+from pyegress.outputs.filesink import FileOutput
+from pyegress.plugin import Batch
 from pyegress.record import Process
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
@@ -60,7 +59,7 @@ def _keep(cache: dict[_K, _V], key: _K, value: _V) -> _V:
     return value
 
 
-class Logfmt(Output):
+class Logfmt(FileOutput):
     """Writes whole lines, some hundred at a time."""
 
     name: ClassVar[str] = "logfmt"
@@ -68,8 +67,7 @@ class Logfmt(Output):
     Options: ClassVar[type[plugin.Options]] = LogfmtOptions
 
     def __init__(self, options: LogfmtOptions) -> None:
-        self._file = options.file
-        self._sink: FileSink | None = None
+        super().__init__(options.file)
         self._second = 0
         self._clock = "1970-01-01T00:00:00."
         # The Process is kept beside its text, so that its id can't become another's while it is a key.
@@ -78,16 +76,11 @@ class Logfmt(Output):
         self._sources: dict[str, str] = {}
         self._rest: dict[_Rest, tuple[str, str]] = {}
 
-    def open(self, context: Context) -> None:
-        self._sink = FileSink(self._file)
-
     def write(self, batch: Batch) -> None:
-        if self._sink is None:
-            raise OutputError("logfmt: not open")
         # Pieces this small stay in the CPU cache; the allocator maps and unmaps bigger ones each time, which
         # costs as much as the formatting.
         for at in range(0, len(batch), _PART):
-            self._sink.write(self.lines(batch[at : at + _PART]).encode())
+            self.put(self.lines(batch[at : at + _PART]))
 
     def lines(self, batch: Batch) -> str:
         """The text of a batch."""
@@ -137,18 +130,6 @@ class Logfmt(Output):
             lines.append(f"ts={clock}{nanoseconds}Z{target}{by}{source}{port}{before}{owner}{after}\n")
         self._second, self._clock = second, clock
         return "".join(lines)
-
-    def flush(self) -> None:
-        if self._sink is not None:
-            self._sink.flush()
-
-    def reopen(self) -> None:
-        if self._sink is not None:
-            self._sink.reopen()
-
-    def close(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
 
     def _remember_process(self, process: Process) -> tuple[Process, str, str]:
         by: list[_Pair] = [

@@ -11,10 +11,9 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from pyegress import plugin
-from pyegress.errors import OutputError
 from pyegress.escape import display
-from pyegress.outputs.filesink import FileSink
-from pyegress.plugin import Batch, Context, Output
+from pyegress.outputs.filesink import FileOutput
+from pyegress.plugin import Batch
 from pyegress.record import Connection, Process
 
 _SECOND = 1_000_000_000
@@ -97,7 +96,7 @@ def line(connection: Connection) -> str:
     return " ".join(parts)
 
 
-class Text(Output):
+class Text(FileOutput):
     """The output that is used when none is named."""
 
     name: ClassVar[str] = "text"
@@ -105,26 +104,7 @@ class Text(Output):
     Options: ClassVar[type[plugin.Options]] = TextOptions
 
     def __init__(self, options: TextOptions) -> None:
-        self._file = options.file
-        self._sink: FileSink | None = None
-
-    def open(self, context: Context) -> None:
-        self._sink = FileSink(self._file)
+        super().__init__(options.file)
 
     def write(self, batch: Batch) -> None:
-        if self._sink is None:
-            raise OutputError("text: not open")
-        if batch:
-            self._sink.write("".join([line(connection) + "\n" for connection in batch]).encode())
-
-    def flush(self) -> None:
-        if self._sink is not None:
-            self._sink.flush()
-
-    def reopen(self) -> None:
-        if self._sink is not None:
-            self._sink.reopen()
-
-    def close(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
+        self.put("".join([line(connection) + "\n" for connection in batch]))
