@@ -29,6 +29,7 @@ int synthesize(struct bpf_raw_tracepoint_args *ctx)
 	struct dest dest = {.family = 4, .protocol = IPPROTO_TCP, .port_be = bpf_htons(443)};
 	__u64 wanted = ctx->args[0];
 
+	dest.thread = bpf_get_current_pid_tgid();
 	set_v4(&dest, bpf_htonl(0xc0000200));
 	fill_event(&event, &dest, 4026531840);
 	set_source(&event, bpf_htonl(0xc0000201), 0, 0);

@@ -45,12 +45,12 @@ static __always_inline void fill_process_probed(struct egress_process *process)
 }
 
 /* Names are the main threads': an io_uring worker or a named thread still is that program. */
-static __always_inline void fill_process(struct egress_process *process)
+static __always_inline void fill_process(struct egress_process *process, __u32 tgid)
 {
 	__u64 ids = bpf_get_current_uid_gid();
 
 	process->cgroup_id = bpf_get_current_cgroup_id();
-	process->tgid = bpf_get_current_pid_tgid() >> 32;
+	process->tgid = tgid;
 	process->uid = ids;
 	process->gid = ids >> 32;
 	if (has_typed_task())
@@ -64,14 +64,14 @@ static __always_inline void fill_event(struct egress_event *event, const struct 
 	__builtin_memset(event, 0, sizeof(*event));
 	event->ts_ns = bpf_ktime_get_boot_ns();
 	event->count = 1;
-	event->tid = bpf_get_current_pid_tgid();
+	event->tid = dest->thread;
 	event->netns = netns;
 	event->dport = bpf_ntohs(dest->port_be);
 	event->family = dest->family;
 	event->protocol = dest->protocol;
 	event->ifindex = dest->scope_id;
 	__builtin_memcpy(event->daddr, dest->addr, EGRESS_ADDR_BYTES);
-	fill_process(&event->process);
+	fill_process(&event->process, dest->thread >> 32);
 }
 
 static __always_inline void set_source(struct egress_event *event, __u32 saddr_be, __u16 sport, __u32 ifindex)
@@ -205,7 +205,7 @@ static __always_inline void fill_key(struct egress_flow_key *key, const struct d
 		key->start_ns = BPF_CORE_READ(leader, start_boottime);
 		key->exec_id = BPF_CORE_READ(leader, self_exec_id);
 	}
-	key->tgid = bpf_get_current_pid_tgid() >> 32;
+	key->tgid = dest->thread >> 32;
 	key->netns = netns;
 	key->ifindex = dest->scope_id;
 	key->dport = dest->port_be;

@@ -5,6 +5,7 @@
 
 /* Where a connection goes, before it is known whether anyone wants to know. */
 struct dest {
+	__u64 thread; /* tgid and tid of the caller, set by is_wanted */
 	__u8 addr[EGRESS_ADDR_BYTES];
 	__u32 scope_id; /* interface of a link-local address, where the caller names it */
 	__u16 port_be;
@@ -88,11 +89,12 @@ static __always_inline const struct egress_verdict *find_cidr(const struct dest 
 	}
 }
 
-static __always_inline bool is_wanted(const struct dest *dest)
+static __always_inline bool is_wanted(struct dest *dest)
 {
 	if (!dest->port_be)
 		return false;
-	if (bpf_get_current_pid_tgid() >> 32 == own_tgid) {
+	dest->thread = bpf_get_current_pid_tgid();
+	if (dest->thread >> 32 == own_tgid) {
 		count(EGRESS_SKIPPED_OWN);
 		return false;
 	}
