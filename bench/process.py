@@ -8,7 +8,6 @@ import select
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,23 +52,25 @@ def measure(quick: bool) -> Table:
 @contextmanager
 def _started() -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """The running process, and the seconds from exec until it was ready."""
-    with tempfile.TemporaryDirectory(prefix="pyegress-bench-") as scratch:
-        ready = Path(scratch, "ready")
-        options = ("-I", "ebpf:allow-loopback:true", "-I", "ebpf:quiet:true")
-        command = [sys.executable, "-m", "pyegress", "run", "--ebpf", *options, "-o", "logfmt"]
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [*command, "--ready-file", str(ready)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        try:
-            while not ready.exists():
-                if process.poll() is not None or time.perf_counter() - start > LIMIT_S:
-                    raise RuntimeError("process: pyegress did not become ready")
-                time.sleep(0.001)
-            yield process, time.perf_counter() - start
-        finally:
-            process.terminate()
-            process.communicate(timeout=LIMIT_S)
+    options = ("-I", "ebpf:allow-loopback:true", "-I", "ebpf:quiet:true")
+    command = [sys.executable, "-m", "pyegress", "run", "--ebpf", *options, "-o", "logfmt"]
+    ready, says_ready = os.pipe()
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "--ready-fd", str(says_ready)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[says_ready],
+    )
+    os.close(says_ready)
+    try:
+        if not select.select([ready], [], [], LIMIT_S)[0] or os.read(ready, 64) != b"ready\n":
+            raise RuntimeError("process: pyegress did not become ready")
+        yield process, time.perf_counter() - start
+    finally:
+        os.close(ready)
+        process.terminate()
+        process.communicate(timeout=LIMIT_S)
 
 
 def _memory(pid: int) -> dict[str, int]:

@@ -53,7 +53,7 @@ def test_run_without_rights_names_them_in_one_line() -> None:
         f"setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=+{reading} --ambient-caps=+{reading}"
     )
     command = [*nobody.split(), sys.executable, "-m", "pyegress", "run"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=5)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
