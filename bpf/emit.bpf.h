@@ -169,27 +169,43 @@ static __always_inline void submit_or_lose(struct egress_event *event)
 		count(EGRESS_LOST_RING);
 }
 
+/* Only one CPU at a time, so that `reported` is read and written by one. */
+static __always_inline void report_window(struct egress_flow *flow, __u64 now_ns)
+{
+	struct egress_event event;
+	__u64 seen;
+
+	/* Another CPU may have reported it before we came in. */
+	if (now_ns - flow->window_start_ns < cfg.window_ns || now_ns < flow->window_start_ns)
+		return;
+	seen = flow->seen;
+	__builtin_memcpy(&event, &flow->event, sizeof(event));
+	event.ts_ns = now_ns;
+	event.count = seen - flow->reported;
+	if (submit(&event)) {
+		flow->reported = seen;
+		flow->window_start_ns = now_ns;
+	} else {
+		count(EGRESS_DEFERRED);
+	}
+}
+
 /* A datagram of a known flow: count it, and report it when its window is over. */
 static __always_inline void repeat_flow(struct egress_flow *flow)
 {
 	__u64 now_ns = bpf_ktime_get_boot_ns();
+	__u64 key = (__u64)flow;
+	__u8 taken = 1;
 
 	__sync_fetch_and_add(&flow->seen, 1);
 	flow->last_ns = now_ns;
-	if (now_ns - flow->window_start_ns >= cfg.window_ns) {
-		struct egress_event event;
-		__u64 seen = flow->seen;
-
-		__builtin_memcpy(&event, &flow->event, sizeof(event));
-		event.ts_ns = now_ns;
-		event.count = seen - flow->reported;
-		if (submit(&event)) {
-			flow->reported = seen;
-			flow->window_start_ns = now_ns;
-		} else {
-			count(EGRESS_DEFERRED);
-		}
-	}
+	if (now_ns - flow->window_start_ns < cfg.window_ns)
+		return;
+	/* Who does not get in is counted in the report of who did, or in the next. */
+	if (bpf_map_update_elem(&reporting, &key, &taken, BPF_NOEXIST))
+		return;
+	report_window(flow, now_ns);
+	bpf_map_delete_elem(&reporting, &key);
 }
 
 static __always_inline void fill_key(struct egress_flow_key *key, const struct dest *dest, __u32 netns)

@@ -57,6 +57,14 @@ struct {
 	__type(value, struct egress_flow);
 } flows SEC(".maps");
 
+/* Flows being reported, by address of their entry: BPF_NOEXIST lets one CPU in. A spin lock is not for tracing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, __u8);
+} reporting SEC(".maps");
+
 /* TCP connects between entry and return, by thread (kprobe only). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

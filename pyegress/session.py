@@ -104,7 +104,7 @@ class Session:
         return self._records(self._lib.egress_read(self._self, timeout_ms, self._arena, BATCH), "read")
 
     def take_flows(self, before_ns: int) -> memoryview:
-        """Repeats of flows whose window began before that boot time; a full batch may not be all."""
+        """Repeats of flows idle since before that boot time; a full batch may not be all."""
         return self._records(
             self._lib.egress_take_flows(self._self, before_ns, self._arena, BATCH), "read flows"
         )

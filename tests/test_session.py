@@ -480,14 +480,16 @@ def test_flows_differ_by_destination_port_and_process() -> None:
         assert [event.count for event in split(session, session.take_flows(NEVER_NS))] == [1]
 
 
-def test_flows_younger_than_asked_for_stay() -> None:
-    """Only flows whose window began before the given time are taken."""
+def test_flows_in_use_stay() -> None:
+    """Only flows without a datagram since the given time are taken, with the time of their last one."""
     with observing(**ONLY_PORT) as session:
         send("udp", "198.18.0.1", PORT, 3)
         (first,) = read_all(session)
-        assert not session.take_flows(first.ts_ns)
-        (rest,) = split(session, session.take_flows(first.ts_ns + 1))
+        began_ns = first.ts_ns
+        assert not session.take_flows(began_ns + 1)
+        (rest,) = split(session, session.take_flows(NEVER_NS))
         assert rest.count == 2
+        assert rest.ts_ns > began_ns
 
 
 @pytest.mark.parametrize("flows", [1, 16, 100])

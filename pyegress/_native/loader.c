@@ -293,7 +293,7 @@ int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena,
 	return result < 0 ? result : 0;
 }
 
-int egress_take_flows(struct egress *self, __u64 window_over_before_ns, struct egress_event *arena, int capacity)
+int egress_take_flows(struct egress *self, __u64 idle_since_ns, struct egress_event *arena, int capacity)
 {
 	struct bpf_map *map = find_map(self, "flows");
 	int fd = bpf_map__fd(map);
@@ -308,7 +308,7 @@ int egress_take_flows(struct egress *self, __u64 window_over_before_ns, struct e
 		key = next;
 		/* The next key is asked for first: after a delete the walk would start anew. */
 		more = bpf_map_get_next_key(fd, &key, &next) == 0;
-		if (bpf_map_lookup_elem(fd, &key, &flow) || flow.window_start_ns >= window_over_before_ns)
+		if (bpf_map_lookup_elem(fd, &key, &flow) || flow.last_ns >= idle_since_ns)
 			continue;
 		/* Taken and read in one step, so that a datagram counted meanwhile is in it; 5.8 to 5.13 can't. */
 		if (bpf_map_lookup_and_delete_elem(fd, &key, &flow) && bpf_map_delete_elem(fd, &key))

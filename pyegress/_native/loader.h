@@ -46,10 +46,11 @@ int egress_synthesize(struct egress *self, unsigned records);
  */
 int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena, int capacity);
 /*
- * Takes flows whose window was over at `now_ns` out of the table; those with unreported repeats are written to
- * `arena`. Returns how many; call again while it returns `capacity`.
+ * Takes flows without a datagram since `idle_since_ns` out of the table; those with unreported repeats are written
+ * to `arena`. Returns how many; call again while it returns `capacity`. A busy flow is left to the kernel, which
+ * reports it by itself: its entry must not be taken from under a counting CPU.
  */
-int egress_take_flows(struct egress *self, __u64 window_over_before_ns, struct egress_event *arena, int capacity);
+int egress_take_flows(struct egress *self, __u64 idle_since_ns, struct egress_event *arena, int capacity);
 /* Takes connects that entered before `before_ns` and whose return was missed. */
 int egress_take_pending(struct egress *self, __u64 before_ns, struct egress_event *arena, int capacity);
 /* Datagrams that all UDP records read so far stand for. */

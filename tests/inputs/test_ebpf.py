@@ -25,6 +25,7 @@ from pyegress.options import parse
 from pyegress.plugin import Context
 from pyegress.record import Connection
 from pyegress.session import AttachError, Session, Settings
+from tests.kernel.observing import observe
 from tests.traffic import traffic
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -551,3 +552,30 @@ def test_empty_pattern(key: str) -> None:
 def test_settings(given: list[tuple[str, str]], field: str, value: Any) -> None:
     """Options reach the kernel side under their own name."""
     assert getattr(Ebpf(options(*given))._settings, field) == value
+
+
+THREADS = """
+import socket, threading
+def send():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        for _ in range(5000):
+            own.sendto(b"", ("127.9.9.9", 9))
+threads = [threading.Thread(target=send) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("window_ns", [20_000, 1_000_000])
+def test_one_flow_from_several_cpus_is_counted_exactly(window_ns: int) -> None:
+    """Threads that send in one flow at once, over many ends of its window, add up to what they sent."""
+    seen = observe(
+        "cgroup",
+        lambda: subprocess.run([sys.executable, "-c", THREADS], check=True),
+        allow_loopback=True,
+        window=window_ns,
+    )
+    counts = [c.count for c in seen if c.dest_ip == "127.9.9.9"]
+    assert len(counts) > 1
+    assert sum(counts) + seen.losses.total("lost") == 20_000
