@@ -6,7 +6,7 @@ from __future__ import annotations
 import platform
 
 from pyegress import kernel
-from pyegress.session import KINDS, AttachError, Session, Settings
+from pyegress.session import KINDS, AttachError, Session, Settings, explain
 
 
 def report() -> tuple[list[str], bool]:
@@ -35,6 +35,5 @@ def report() -> tuple[list[str], bool]:
     if usable:
         lines.append(f"pyegress will use {usable[0]}")
     else:
-        codes = {code for failure in failures for code in failure.codes}
-        lines.append(f"nothing attaches: {kernel.explain(codes, ''.join(f.log for f in failures))}")
+        lines.append(f"nothing attaches: {explain(failures)}")
     return lines, bool(usable)

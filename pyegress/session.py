@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -56,6 +57,12 @@ class AttachError(UnsupportedError):
         self.log = log
 
 
+def explain(failures: Sequence[AttachError]) -> str:
+    """Cause and way on when no kind of hook could be attached."""
+    codes = {code for failure in failures for code in failure.codes}
+    return kernel.explain(codes, "".join(failure.log for failure in failures))
+
+
 class Session:
     """Hooks of one kind, observing from construction until `close`. Raises AttachError if none attaches."""
 
@@ -75,8 +82,6 @@ class Session:
         self._arena = ffi.new("struct egress_event[]", BATCH)
         self._view = memoryview(ffi.buffer(self._arena))
         self._record_bytes = ffi.sizeof("struct egress_event")
-        self._codes: set[int] = set()
-        self._log = ""
         try:
             self._configure(settings)
             wanted = self._choose(settings)
@@ -195,14 +200,13 @@ class Session:
                     wanted.append((program, function))
             self._lib.egress_autoload(self._self, program, load)
         if not wanted:
-            raise AttachError(self.kind, "the kernel has none of its functions", {2}, self._log + self.log())
+            raise AttachError(self.kind, "the kernel has none of its functions", {errno.ENOENT}, self.log())
         return wanted
 
     def _has(self, function: str) -> bool:
         """Whether a function can be tried; a kprobe needs no BTF of it, so there attaching decides."""
         found = self._lib.egress_kernel_has(function.encode())
         if found < 0:
-            self._codes.add(-found)
             raise AttachError(self.kind, f"no BTF ({kernel.errno_name(found)})", {-found}, self.log())
         if not found and self.kind == "fentry":
             self.missing.append(f"{function} (not in this kernel)")
@@ -230,7 +234,7 @@ class Session:
         if self.kind == "cgroup":
             root = kernel.cgroup2_root()
             if root is None:
-                raise AttachError(self.kind, "no cgroup v2 is mounted", {2}, "")
+                raise AttachError(self.kind, "no cgroup v2 is mounted", {errno.ENOENT}, "")
             cgroup = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             failed: dict[str, int] = {}
@@ -252,7 +256,7 @@ class Session:
             raise AttachError(self.kind, f"attach: {', '.join(names)}", set(failed.values()), self.log())
 
     def _records(self, count: int, what: str) -> memoryview:
-        if count < 0 and count != -4:  # EINTR: the caller looks around and reads again
+        if count < 0 and count != -errno.EINTR:  # then the caller looks around and reads again
             raise UnsupportedError(f"ebpf: {what}: {kernel.errno_name(count)}")
         return self._view[: max(count, 0) * self._record_bytes]
 

@@ -13,7 +13,6 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from pyegress import kernel
 from pyegress.attribute.procfs import ProcfsResolver
 from pyegress.decode.event import EventDecoder
 from pyegress.errors import InputError, UnsupportedError
@@ -21,7 +20,7 @@ from pyegress.filters import ProcessFilters
 from pyegress.options import Cidr, DurationNs, Ports, SizeBytes
 from pyegress.plugin import Batch, Context, Input, Options
 from pyegress.prefixes import Network, Verdict, table
-from pyegress.session import BATCH, KINDS, AttachError, Session, Settings
+from pyegress.session import BATCH, KINDS, AttachError, Session, Settings, explain
 
 IDLE_MS = 100
 BUSY_MS = 2
@@ -222,10 +221,8 @@ class Ebpf(Input):
                     "ebpf: cgroup hooks: requests are seen, not their results; connected UDP is seen at its connect"
                 )
             return session
-        codes = {code for failure in failures for code in failure.codes}
-        cause = kernel.explain(codes, "".join(failure.log for failure in failures))
         tried = "; ".join(map(str, failures))
-        raise UnsupportedError(f"ebpf: nothing could be attached: {cause} ({tried})")
+        raise UnsupportedError(f"ebpf: nothing could be attached: {explain(failures)} ({tried})")
 
     def _make_settings(self) -> Settings:
         options = self._options
