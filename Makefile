@@ -35,7 +35,7 @@ dist: $(VENV)/dev ## source distribution and wheel in dist/
 	$(BIN)/pip install -q build && $(BIN)/python -P -m build
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) build dist *.egg-info pyegress/_native/lib pyegress/_native/*.so pyegress/_native/*.bpf.o pyegress/_native/_egress.c tests/traffic
+	rm -rf $(VENV) build dist *.egg-info pyegress/_native/lib pyegress/_native/*.so pyegress/_native/*.bpf.o pyegress/_native/_egress.c tests/traffic tests/short
 
 $(VENV)/build-packages:
 	@dpkg -s $(BUILD_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $(BUILD_PACKAGES); }

@@ -8,8 +8,14 @@
  *   calls   system calls made for that; bytes: payload that they took
  *   comm    of the thread that ran the subcommand; bytes that do not print are written \xHH
  *   sports, errnos  one item per call, in order: the socket's local port after it (0: none), and the name of
- *           its errno, or OK; udpburst, bench and benchports make too many calls for that, and print failed=,
- *           errno= of the first failure, and sport=
+ *           its errno, or OK; udpburst and bench... make too many calls for that, and print failed=, errno= of
+ *           the first failure, and sport=
+ * storm, inns and forkdeep leave the calls to other processes, and have no such lists either: sent says how
+ * many were made. inns prints the pid of the process that sent, as its parent sees it.
+ *
+ * Where a subcommand holds, it prints its line, sends one more datagram for every line that it reads and prints
+ * sent= after it, and ends when there is no more to read, or after HOLD_LIMIT_S. Where it executes another
+ * program, the line comes first.
  *
  * Exit status: 0 when the calls were made, whatever their errnos; 1 when something else failed, or a timed
  * call did; 2 for bad arguments; 77 when the kernel does not offer what the subcommand needs.
@@ -18,6 +24,7 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/io_uring.h>
 #include <net/if.h>
@@ -26,7 +33,9 @@
 #include <netinet/udp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -34,9 +43,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -58,7 +70,13 @@ enum {
 	WRAP_PORTS = WRAP_LAST - WRAP_FIRST + 1,
 	/* Below the second after which a SYN is sent again: a blackholed connect sends exactly one. */
 	CONNECT_LIMIT_MS = 900,
+	HOLD_LIMIT_S = 60,
+	STORM_ALIVE = 64, /* children of storm at a time */
+	DEPTH_MAX = 1000,
+	PID_TRIES = 1000,
 };
+
+#define TITLE_VARIABLE "TRAFFIC_TITLE"
 
 struct addr {
 	union {
@@ -75,13 +93,19 @@ struct call {
 };
 
 /* What the one subcommand of this process did. */
-static struct {
+static struct outcome {
 	long sent, calls, bytes;
 	struct call *call;
 	size_t logged, room;
 	FILE *more; /* the words that the subcommand adds to the line */
+	char *more_text;
+	size_t more_bytes;
+	int pid; /* to print, where it is not this process */
+	bool reported;
 	int status;
 } done;
+
+static char **own_argv;
 
 static void __attribute__((noreturn, format(printf, 2, 3))) fail(int status, const char *format, ...)
 {
@@ -279,6 +303,44 @@ static bool send_byte(int fd, const struct addr *to, int flags)
 static void send_datagram(int fd, const struct addr *to)
 {
 	done.sent += send_byte(fd, to, 0);
+}
+
+/* Printing */
+
+static void print_comm(void)
+{
+	char comm[16];
+
+	must(prctl(PR_GET_NAME, comm), "PR_GET_NAME");
+	printf(" comm=");
+	for (const char *c = comm; *c; c++)
+		printf(*c > ' ' && *c < 0x7f && *c != '\\' ? "%c" : "\\x%02x", (unsigned char)*c);
+}
+
+static void print_calls(void)
+{
+	printf(" sports=");
+	for (size_t i = 0; i < done.logged; i++)
+		printf("%s%d", i ? "," : "", done.call[i].port);
+	printf(" errnos=");
+	for (size_t i = 0; i < done.logged; i++)
+		printf("%s%s", i ? "," : "", error_name(done.call[i].error));
+}
+
+/* Print the line, from the thread that it is to name. */
+static void report(void)
+{
+	fclose(done.more);
+	printf("pid=%d sent=%ld calls=%ld bytes=%ld tid=%d", done.pid ? done.pid : getpid(), done.sent,
+	       done.calls, done.bytes, gettid());
+	print_comm();
+	if (done.logged)
+		print_calls();
+	puts(done.more_text);
+	free(done.more_text);
+	done.reported = true;
+	if (fflush(stdout))
+		fail(EXIT_FAILURE, "cannot write to stdout");
 }
 
 /* TCP subcommands */
@@ -683,21 +745,50 @@ static int ascending(const void *left, const void *right)
 	return (a > b) - (a < b);
 }
 
-/* bench and benchports: one call to warm up, then N that are timed one by one. */
+/* Memory that forked processes have in common. */
+static void *shared_memory(size_t size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return must_have(memory == MAP_FAILED ? NULL : memory);
+}
+
+/* Times one datagram of a process that has sent none but to the next port. */
+static bool send_from_child(int fd, struct addr to, long port, uint64_t *spent)
+{
+	pid_t child = must(fork(), "fork");
+	uint64_t start;
+	int status;
+
+	if (!child) {
+		set_port(&to, port + 1);
+		sendto(fd, "x", 1, 0, &to.sa, to.len);
+		set_port(&to, port);
+		start = now_ns();
+		status = sendto(fd, "x", 1, 0, &to.sa, to.len) != 1;
+		*spent = now_ns() - start;
+		_exit(status);
+	}
+	must(waitpid(child, &status, 0), "waitpid");
+	return WIFEXITED(status) && !WEXITSTATUS(status);
+}
+
+/* bench, benchports and benchforks: one call to warm up, then N that are timed one by one. */
 static void do_bench(int argc, char **argv)
 {
-	bool wrap = !strcmp(argv[0], "benchports"), tcp = !strcmp(argv[1], "tcp");
+	bool wrap = !strcmp(argv[0], "benchports"), forks = !strcmp(argv[0], "benchforks");
+	bool tcp = !strcmp(argv[1], "tcp");
 	struct addr to = address(argv[2], argv[3]);
 	long first = number(argv[3], wrap ? WRAP_FIRST : 0, wrap ? WRAP_LAST : 65535);
 	long count = count_arg(argc, argv, 4), failed = 0;
-	uint64_t *spent = must_have(calloc(count, sizeof *spent)), sum = 0, clock_only = UINT64_MAX;
+	uint64_t *spent = shared_memory((count + 1) * sizeof *spent), sum = 0, clock_only = UINT64_MAX;
 	int fd = -1, first_error = 0, sport;
 
 	if (!tcp && strcmp(argv[1], "udp"))
 		fail(EXIT_USAGE, "%s takes udp or tcp, not %s", argv[0], argv[1]);
-	if (tcp && wrap)
-		fail(EXIT_USAGE, "benchports takes udp only");
-	memset(spent, 0xff, count * sizeof *spent); /* No page of it is new while the calls are timed. */
+	if (tcp && (wrap || forks))
+		fail(EXIT_USAGE, "%s takes udp only", argv[0]);
+	memset(spent, 0xff, (count + 1) * sizeof *spent); /* No page of it is new while the calls are timed. */
 	for (int i = 0; i < 16; i++) {
 		uint64_t start = now_ns(), ns = now_ns() - start;
 
@@ -711,7 +802,10 @@ static void do_bench(int argc, char **argv)
 
 		if (wrap)
 			set_port(&to, WRAP_FIRST + (first - WRAP_FIRST + i + 1) % WRAP_PORTS);
-		if (tcp) {
+		if (forks) {
+			ok = send_from_child(fd, to, first, &spent[count]);
+			start = 0, end = spent[count];
+		} else if (tcp) {
 			int error;
 
 			fd = open_socket(to.sa.sa_family, SOCK_STREAM);
@@ -742,13 +836,503 @@ static void do_bench(int argc, char **argv)
 	fprintf(done.more, " sport=%d n=%ld min=%" PRIu64 " median=%" PRIu64 " sum=%" PRIu64,
 		sport, count, spent[0], spent[count / 2], sum);
 	fprintf(done.more, " clock=%" PRIu64, clock_only);
-	free(spent);
 	/* Times of failed calls are not the ones asked for. */
 	if (failed) {
 		fprintf(stderr, "traffic: %ld of %ld calls failed, the first with %s\n", failed, count + 1,
 			error_name(first_error));
 		done.status = EXIT_FAILURE;
 	}
+}
+
+/* Processes that other programs are started from, or that change what they look like */
+
+static void __attribute__((noreturn)) held_too_long(int number)
+{
+	(void)number;
+	_exit(EXIT_FAILURE);
+}
+
+static void limit_time(void)
+{
+	/* A handler, as the first process of a PID namespace takes no default action. */
+	signal(SIGALRM, held_too_long);
+	alarm(HOLD_LIMIT_S);
+}
+
+static void hold(int fd, const struct addr *to)
+{
+	char text[4096];
+	ssize_t got;
+
+	limit_time();
+	report();
+	while ((got = must(read(STDIN_FILENO, text, sizeof text), "stdin")))
+		for (ssize_t i = 0; i < got; i++)
+			if (text[i] == '\n') {
+				send_datagram(fd, to);
+				printf("sent=%ld\n", done.sent);
+				if (fflush(stdout))
+					fail(EXIT_FAILURE, "cannot write to stdout");
+			}
+}
+
+static void send_and_hold(const struct addr *to)
+{
+	int fd = udp_socket(to);
+
+	send_datagram(fd, to);
+	hold(fd, to);
+}
+
+static void send_once(const struct addr *to)
+{
+	int fd = udp_socket(to);
+
+	send_datagram(fd, to);
+	close(fd);
+}
+
+static const char *own_program(void)
+{
+	static char path[4096];
+
+	path[must(readlink("/proc/self/exe", path, sizeof path - 1), "/proc/self/exe")] = '\0';
+	return path;
+}
+
+/* Wait for a process, and return whether it ended well. */
+static bool ended_well(pid_t pid)
+{
+	int status;
+
+	must(waitpid(pid, &status, 0), "waitpid");
+	return WIFEXITED(status) && !WEXITSTATUS(status);
+}
+
+static void copy_file(const char *from, int to)
+{
+	int fd = must(open(from, O_RDONLY | O_CLOEXEC), from);
+
+	while (must(sendfile(to, fd, NULL, 1 << 30), "sendfile"))
+		;
+	close(fd);
+}
+
+static void do_hold(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+
+	(void)argc;
+	send_and_hold(&to);
+}
+
+/* Reap one child of storm, if one has ended or the caller waits for one; return whether there was one. */
+static bool storm_reap(int flags, long *failed)
+{
+	int status;
+	pid_t pid = must(waitpid(-1, &status, flags), "waitpid");
+
+	if (pid && !(WIFEXITED(status) && !WEXITSTATUS(status)))
+		++*failed;
+	return pid;
+}
+
+static void do_storm(int argc, char **argv)
+{
+	bool tcp = !strcmp(argv[2], "tcp");
+	long count = number(argv[5], 1, 1000000), rate = number(argv[6], 0, 1000000), failed = 0, alive = 0;
+	pid_t *pids = must_have(calloc(count, sizeof *pids));
+	uint64_t start = now_ns();
+
+	(void)argc;
+	v4_address(argv[3], argv[4]);
+	if (!tcp && strcmp(argv[2], "udp"))
+		fail(EXIT_USAGE, "%s takes udp or tcp, not %s", argv[0], argv[2]);
+	for (long i = 0; i < count; i++) {
+		char name[32];
+		char *child[] = {argv[1], argv[2], argv[3], argv[4], name, NULL};
+
+		snprintf(name, sizeof name, "n=%ld", i);
+		if (rate) {
+			uint64_t at = start + i * UINT64_C(1000000000) / rate;
+			struct timespec when = {at / 1000000000, at % 1000000000};
+
+			while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL) == EINTR)
+				;
+		}
+		while (alive && storm_reap(alive < STORM_ALIVE ? WNOHANG : 0, &failed))
+			alive--;
+		if (posix_spawn(&pids[i], argv[1], NULL, NULL, child, environ)) {
+			pids[i] = 0;
+			failed++;
+		} else {
+			alive++;
+		}
+	}
+	for (; alive; alive--)
+		storm_reap(0, &failed);
+	done.calls = count;
+	done.sent = count - failed;
+	done.bytes = tcp ? 0 : done.sent;
+	fprintf(done.more, " failed=%ld\n", failed);
+	for (long i = 0; i < count; i++)
+		fprintf(done.more, "%s%d", i ? "," : "pids=", pids[i]);
+	free(pids);
+}
+
+static void do_execafter(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+
+	(void)argc;
+	send_once(&to);
+	report();
+	execv(argv[3], argv + 3);
+	must(-1, argv[3]);
+}
+
+static void do_memfdexec(int argc, char **argv)
+{
+	int fd = memfd_create("payload", MFD_CLOEXEC);
+
+	(void)argc;
+	if (fd < 0)
+		fail(EXIT_NOT_OFFERED, "memfd_create: %s", strerror(errno));
+	copy_file(argv[1], fd);
+	report();
+	fexecve(fd, argv + 2, environ);
+	must(-1, "fexecve");
+}
+
+/* Executes a copy of this program, which deletes itself. */
+static void do_deleted(int argc, char **argv)
+{
+	char directory[] = "/tmp/.mount_XXXXXX", path[sizeof directory + sizeof "/app"];
+	char *copy[] = {path, "holdlate", argv[1], argv[2], path, NULL};
+	int fd, error;
+
+	(void)argc;
+	address(argv[1], argv[2]);
+	must_have(mkdtemp(directory));
+	snprintf(path, sizeof path, "%s/app", directory);
+	/* Open for writing, it could not be executed. */
+	fd = must(open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0700), path);
+	copy_file("/proc/self/exe", fd);
+	must(close(fd), path);
+	execv(path, copy);
+	error = errno;
+	unlink(path);
+	rmdir(directory);
+	fail(EXIT_FAILURE, "%s: %s", path, strerror(error));
+}
+
+static void do_holdlate(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	char *directory = must_have(strdup(argv[3])), *slash = strrchr(directory, '/');
+
+	(void)argc;
+	if (!slash)
+		fail(EXIT_USAGE, "%s is in no directory", argv[3]);
+	*slash = '\0';
+	must(unlink(argv[3]), argv[3]);
+	must(rmdir(directory), directory);
+	free(directory);
+	fprintf(done.more, " path=%s", argv[3]);
+	send_and_hold(&to);
+}
+
+/* Executes this program anew, with arguments that a title can be longer than. */
+static void do_proctitle(int argc, char **argv)
+{
+	const char *program = own_program();
+	char *again[] = {"traffic", "titled", argv[1], argv[2], NULL};
+
+	(void)argc;
+	address(argv[1], argv[2]);
+	must(setenv(TITLE_VARIABLE, argv[3], true), "setenv");
+	execv(program, again);
+	must(-1, program);
+}
+
+/* Return where the strings end that follow each other from here. */
+static char *strings_end(char **strings, char *from)
+{
+	for (; *strings == from; strings++)
+		from += strlen(from) + 1;
+	return from;
+}
+
+/* As setproctitle does it: over the arguments and, where they are too short, the environment after them. */
+static void do_titled(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	const char *given = getenv(TITLE_VARIABLE);
+	char *area = own_argv[0], *arguments_end = strings_end(own_argv, area);
+	char *end = strings_end(environ, arguments_end), *title;
+	size_t length;
+
+	(void)argc;
+	if (!given)
+		fail(EXIT_USAGE, "no " TITLE_VARIABLE);
+	title = must_have(strdup(given));
+	length = strnlen(title, end - area - 1);
+	clearenv();
+	memset(area, 0, end - area);
+	memcpy(area, title, length);
+	free(title);
+	fprintf(done.more, " area=%td title=%zu", arguments_end - area, length);
+	send_and_hold(&to);
+}
+
+/* PR_SET_MM_MAP, as the ways to set one field need CAP_SYS_RESOURCE. It takes all the fields. */
+static void move_arguments(char *start, char *end)
+{
+	/* fields 26 to 28 and 45 to 51 of proc(5) */
+	struct prctl_mm_map map = {.exe_fd = -1, .brk = (uintptr_t)sbrk(0)};
+	FILE *stat = must_have(fopen("/proc/self/stat", "re"));
+	int got = fscanf(stat,
+			 "%*[^)])%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s"
+			 "%llu%llu%llu%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%llu%llu%llu%*s%*s%llu%llu",
+			 &map.start_code, &map.end_code, &map.start_stack, &map.start_data, &map.end_data,
+			 &map.start_brk, &map.env_start, &map.env_end);
+
+	fclose(stat);
+	map.arg_start = (uintptr_t)start;
+	map.arg_end = (uintptr_t)end;
+	if (got != 8)
+		fail(EXIT_FAILURE, "cannot read /proc/self/stat");
+	if (prctl(PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0))
+		fail(EXIT_NOT_OFFERED, "PR_SET_MM_MAP: %s", strerror(errno));
+}
+
+/*
+ * The last NUL of the arguments is on a page that is not there until something waits for it. The others cannot
+ * be: /proc/PID/cmdline shows anonymous memory only, takes nothing from userfaultfd, and a new page is all NULs.
+ */
+static void do_argsout(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	size_t page = sysconf(_SC_PAGESIZE), name = strlen(argv[0]) + 1, bytes = name + strlen(argv[3]);
+	size_t there = (bytes + page - 1) / page * page;
+	char *area = mmap(NULL, there + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *absent, *start;
+	unsigned char resident;
+	int fd = udp_socket(&to);
+
+	(void)argc;
+	absent = (char *)must_have(area == MAP_FAILED ? NULL : area) + there;
+	start = absent - bytes;
+	madvise(area, there + page, MADV_NOHUGEPAGE); /* Some kernels have none. */
+	memcpy(start, argv[0], name);
+	memcpy(start + name, argv[3], bytes - name);
+	move_arguments(start, absent + 1);
+	send_datagram(fd, &to);
+	must(mincore(absent, page, &resident), "mincore");
+	fprintf(done.more, " resident=%d", resident & 1);
+	hold(fd, &to);
+}
+
+/* Set the name of this thread to bytes given in hex. */
+static void set_comm_hex(const char *hex)
+{
+	char comm[16] = "";
+	size_t digits = strlen(hex);
+
+	if (digits % 2 || digits / 2 >= sizeof comm || strspn(hex, "0123456789abcdefABCDEF") != digits)
+		fail(EXIT_USAGE, "%s is not the hex of at most %zu bytes", hex, sizeof comm - 1);
+	for (size_t i = 0; i < digits / 2; i++) {
+		unsigned int byte;
+
+		sscanf(hex + 2 * i, "%2x", &byte);
+		comm[i] = byte;
+	}
+	must(prctl(PR_SET_NAME, comm), "PR_SET_NAME");
+}
+
+static void do_renamed(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	long port = number(argv[2], 0, 65535), count = count_arg(argc, argv, 4);
+	int fd = udp_socket(&to);
+
+	number(argc > 4 ? argv[4] : "1", 1, 65536 - port);
+	set_comm_hex(argv[3]);
+	for (long i = 0; i < count; i++) {
+		set_port(&to, port + i);
+		send_datagram(fd, &to);
+	}
+}
+
+struct named_sender {
+	struct addr to;
+	const char *hex;
+};
+
+static void *send_named(void *argument)
+{
+	const struct named_sender *self = argument;
+
+	set_comm_hex(self->hex);
+	send_once(&self->to);
+	report();
+	return NULL;
+}
+
+static void do_renamedthread(int argc, char **argv)
+{
+	struct named_sender sender = {.to = address(argv[1], argv[2]), .hex = argv[3]};
+	pthread_t thread;
+
+	(void)argc;
+	start_thread(&thread, send_named, &sender);
+	pthread_join(thread, NULL);
+}
+
+static char leader_state(void)
+{
+	char path[64], text[512], *state;
+	int fd;
+	ssize_t got;
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/stat", getpid());
+	fd = must(open(path, O_RDONLY | O_CLOEXEC), path);
+	got = must(read(fd, text, sizeof text - 1), path);
+	close(fd);
+	text[got] = '\0';
+	state = strrchr(text, ')');
+	return state && state[1] ? state[2] : '?';
+}
+
+static void *send_without_leader(void *argument)
+{
+	char state;
+
+	while ((state = leader_state()) != 'Z')
+		sched_yield();
+	send_once(argument);
+	fprintf(done.more, " leader=%c", state);
+	report();
+	exit(EXIT_SUCCESS);
+}
+
+static void do_leadergone(int argc, char **argv)
+{
+	static struct addr to; /* The stack goes with its thread. */
+	pthread_t thread;
+
+	(void)argc;
+	to = address(argv[1], argv[2]);
+	limit_time();
+	start_thread(&thread, send_without_leader, &to);
+	syscall(SYS_exit, 0); /* this thread only */
+}
+
+static void do_setuid(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	long port = number(argv[2], 0, 65534), uid = number(argv[3], 0, INT32_MAX);
+	int fd = udp_socket(&to);
+
+	(void)argc;
+	send_datagram(fd, &to);
+	must(setresgid(uid, uid, uid), "setresgid");
+	must(setresuid(uid, uid, uid), "setresuid");
+	set_port(&to, port + 1);
+	send_datagram(fd, &to);
+	fprintf(done.more, " uid=%d gid=%d", getuid(), getgid());
+}
+
+static void do_cloneback(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	long wanted = number(argv[3], 2, 1 << 22);
+	int last = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
+
+	(void)argc;
+	if (last < 0)
+		fail(EXIT_NOT_OFFERED, "ns_last_pid: %s", strerror(errno));
+	for (int left = PID_TRIES; left; left--) {
+		pid_t pid;
+
+		if (lseek(last, 0, SEEK_SET) || dprintf(last, "%ld", wanted - 1) < 0)
+			fail(EXIT_NOT_OFFERED, "ns_last_pid: %s", strerror(errno));
+		pid = must(fork(), "fork");
+		if (!pid) {
+			if (getpid() == wanted)
+				send_and_hold(&to);
+			_exit(EXIT_SUCCESS);
+		}
+		if (!ended_well(pid))
+			fail(EXIT_FAILURE, "the child failed");
+		if (pid == wanted) {
+			done.reported = true;
+			return;
+		}
+	}
+	fail(EXIT_NOT_OFFERED, "no process got PID %ld", wanted);
+}
+
+static void do_inns(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	long count = count_arg(argc, argv, 3);
+	struct outcome *inside = shared_memory(sizeof *inside);
+
+	if (unshare(CLONE_NEWPID))
+		fail(EXIT_NOT_OFFERED, "CLONE_NEWPID: %s", strerror(errno));
+	done.pid = must(fork(), "fork");
+	if (!done.pid) {
+		int fd = udp_socket(&to);
+
+		while (count--)
+			send_datagram(fd, &to);
+		*inside = done;
+		_exit(getpid() == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+	}
+	if (!ended_well(done.pid))
+		fail(EXIT_FAILURE, "the child failed");
+	done.sent = inside->sent;
+	done.calls = inside->calls;
+	done.bytes = inside->bytes;
+}
+
+static void do_forkdeep(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	int depth = number(argv[3], 1, DEPTH_MAX);
+	struct chain {
+		struct outcome deepest;
+		pid_t pid[DEPTH_MAX + 1];
+	} *chain = shared_memory(sizeof *chain);
+	pid_t child;
+
+	(void)argc;
+	for (int level = 0; level <= depth; level++) {
+		char comm[16];
+
+		snprintf(comm, sizeof comm, "level%d", level);
+		must(prctl(PR_SET_NAME, comm), "PR_SET_NAME");
+		chain->pid[level] = getpid();
+		child = level < depth ? must(fork(), "fork") : 0;
+		if (child) {
+			if (!ended_well(child))
+				fail(EXIT_FAILURE, "a child failed");
+			if (level)
+				_exit(EXIT_SUCCESS);
+			break;
+		}
+		if (level == depth) {
+			send_once(&to);
+			chain->deepest = done;
+			_exit(EXIT_SUCCESS);
+		}
+	}
+	done.sent = chain->deepest.sent;
+	done.calls = chain->deepest.calls;
+	done.bytes = chain->deepest.bytes;
+	for (int level = 0; level <= depth; level++)
+		fprintf(done.more, "%s%d", level ? "," : " pids=", chain->pid[level]);
 }
 
 /* Command line */
@@ -783,8 +1367,25 @@ static const struct command {
 	{"udpports", do_udpports, 3, 3, "ADDR FIRST LAST"},
 	{"udpaddrs", do_udpaddrs, 2, 10000, "PORT ADDR..."},
 	{"udpburst", do_udpburst, 3, 4, "ADDR PORT N [PORTS]"},
+	{"storm", do_storm, 6, 6, "PROGRAM udp|tcp V4ADDR PORT N RATE"},
+	{"execafter", do_execafter, 3, 10000, "ADDR PORT PROGRAM [ARG...]"},
+	{"memfdexec", do_memfdexec, 2, 10000, "PROGRAM ARG0 [ARG...]"},
+	{"hold", do_hold, 2, 2, "ADDR PORT"},
+	{"deleted", do_deleted, 2, 2, "ADDR PORT"},
+	{"holdlate", do_holdlate, 3, 3, "ADDR PORT PATH"},
+	{"proctitle", do_proctitle, 3, 3, "ADDR PORT TEXT"},
+	{"titled", do_titled, 2, 2, "ADDR PORT"},
+	{"argsout", do_argsout, 3, 3, "ADDR PORT TEXT"},
+	{"renamed", do_renamed, 3, 4, "ADDR PORT NAMEHEX [N]"},
+	{"renamedthread", do_renamedthread, 3, 3, "ADDR PORT NAMEHEX"},
+	{"leadergone", do_leadergone, 2, 2, "ADDR PORT"},
+	{"setuid", do_setuid, 3, 3, "ADDR PORT UID"},
+	{"cloneback", do_cloneback, 3, 3, "ADDR PORT PID"},
+	{"inns", do_inns, 2, 3, "ADDR PORT [N]"},
+	{"forkdeep", do_forkdeep, 3, 3, "ADDR PORT DEPTH"},
 	{"bench", do_bench, 4, 4, "udp|tcp ADDR PORT N"},
 	{"benchports", do_bench, 4, 4, "udp ADDR FIRST N"},
+	{"benchforks", do_bench, 4, 4, "udp ADDR PORT N"},
 };
 
 static void __attribute__((noreturn)) usage(void)
@@ -793,26 +1394,6 @@ static void __attribute__((noreturn)) usage(void)
 	for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
 		fprintf(stderr, "  %s %s\n", commands[i].name, commands[i].arguments);
 	exit(EXIT_USAGE);
-}
-
-static void print_comm(void)
-{
-	char comm[16];
-
-	must(prctl(PR_GET_NAME, comm), "PR_GET_NAME");
-	printf(" comm=");
-	for (const char *c = comm; *c; c++)
-		printf(*c > ' ' && *c < 0x7f && *c != '\\' ? "%c" : "\\x%02x", (unsigned char)*c);
-}
-
-static void print_calls(void)
-{
-	printf(" sports=");
-	for (size_t i = 0; i < done.logged; i++)
-		printf("%s%d", i ? "," : "", done.call[i].port);
-	printf(" errnos=");
-	for (size_t i = 0; i < done.logged; i++)
-		printf("%s%s", i ? "," : "", error_name(done.call[i].error));
 }
 
 /* Set the name of this thread to a text in which \xHH, \n, \t, \r and \\ stand for what they do in C. */
@@ -850,25 +1431,16 @@ static void *run_command(void *argument)
 {
 	const struct arguments *given = argument;
 	const struct command *command = commands;
-	char *more;
-	size_t more_bytes;
 
 	while (strcmp(command->name, given->value[0]))
 		if (++command == commands + sizeof commands / sizeof *commands)
 			usage();
 	if (given->count - 1 < command->least || given->count - 1 > command->most)
 		fail(EXIT_USAGE, "usage: traffic %s %s", command->name, command->arguments);
-	done.more = must_have(open_memstream(&more, &more_bytes));
+	done.more = must_have(open_memstream(&done.more_text, &done.more_bytes));
 	command->run(given->count, given->value);
-	fclose(done.more);
-
-	printf("pid=%d sent=%ld calls=%ld bytes=%ld tid=%d", getpid(), done.sent, done.calls, done.bytes,
-	       gettid());
-	print_comm();
-	if (done.logged)
-		print_calls();
-	puts(more);
-	free(more);
+	if (!done.reported)
+		report();
 	return NULL;
 }
 
@@ -886,6 +1458,7 @@ int main(int argc, char **argv)
 	struct arguments given = {argc - 1, argv + 1}, named = {argc - 2, argv + 2};
 	pthread_t thread;
 
+	own_argv = argv;
 	signal(SIGPIPE, SIG_IGN);
 	if (argc < 2)
 		usage();

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Build and run traffic.c, which makes exact network traffic and prints what it did."""
+"""Build and run traffic.c, which makes exact network traffic and prints what it did, and build short.c."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().with_suffix(".c")
+FOLDER = Path(__file__).resolve().parent
 CFLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
 NOT_OFFERED = 77
 
@@ -27,17 +29,28 @@ class TrafficError(RuntimeError):
 @functools.cache
 def traffic() -> Path:
     """Return the program, built again if it is older than its source."""
-    program = SOURCE.with_suffix("")
-    if program.exists() and program.stat().st_mtime >= SOURCE.stat().st_mtime:
+    return _built("traffic")
+
+
+@functools.cache
+def short() -> Path:
+    """Return the program of a process that makes one call and ends at once, built like `traffic`."""
+    return _built("short", "-static")
+
+
+def _built(name: str, *flags: str) -> Path:
+    source = FOLDER / f"{name}.c"
+    program = FOLDER / name
+    if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
         return program
-    if not os.access(program.parent, os.W_OK):
-        own = tempfile.mkdtemp(prefix="pyegress-traffic-")
+    if not os.access(FOLDER, os.W_OK):
+        own = tempfile.mkdtemp(prefix=f"pyegress-{name}-")
         atexit.register(shutil.rmtree, own, ignore_errors=True)
-        program = Path(own, program.name)
+        program = Path(own, name)
     # Renamed into place, so that no other process runs half of it.
-    with tempfile.TemporaryDirectory(dir=program.parent, prefix=".traffic-") as scratch:
-        built = Path(scratch, program.name)
-        command = ["gcc", *CFLAGS, "-o", str(built), str(SOURCE)]
+    with tempfile.TemporaryDirectory(dir=program.parent, prefix=f".{name}-") as scratch:
+        built = Path(scratch, name)
+        command = ["gcc", *CFLAGS, *flags, "-o", str(built), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise TrafficError("gcc", done)
@@ -51,3 +64,28 @@ def run(*args: str | int, timeout: float = 60) -> subprocess.CompletedProcess[st
     if done.returncode:
         raise TrafficError(f"traffic {' '.join(command[1:])}", done)
     return done
+
+
+def words(line: str) -> dict[str, str]:
+    """Return what a printed line says."""
+    return dict(word.split("=", 1) for word in line.split())
+
+
+@contextmanager
+def held(*args: str | int) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """Run a subcommand that holds: its process and what its line says; it ends with the block."""
+    command = [str(traffic()), *map(str, args)]
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            if line := process.stdout.readline():
+                yield process, words(line)
+        except BaseException:
+            process.kill()
+            raise
+        stdout, stderr = process.communicate(timeout=10)
+    if process.returncode or not line:
+        done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+        raise TrafficError(f"traffic {' '.join(command[1:])}", done)
