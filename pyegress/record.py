@@ -12,12 +12,17 @@ from typing import NamedTuple
 
 import msgspec
 
+ATTRIBUTED = frozenset(("kernel", "proc", "sock_diag", "nflog-uid"))
+"""What `Connection.attribution` is where the process is known; else it is a reason."""
+DETAILS_LOST = "kernel: without details, the ring buffer was full"
+"""A reason that may not last: they come again with the program's next event."""
+
 
 class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A process as it was when it connected. Parents are shared objects of the same kind."""
+    """A process as it was when it connected. Parents are shared objects of the same kind, up to 8 levels."""
 
     pid: int
-    """tgid in the initial pid namespace."""
+    """tgid in the pid namespace that pyegress runs in; in the initial one where it has none there."""
     start_ns: int | None = None
     """Start of the process, ns since boot (CLOCK_BOOTTIME), to the clock tick when read from /proc."""
     comm: str | None = None
@@ -25,35 +30,105 @@ class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     name: str | None = None
     """`comm`, or the full name where comm is cut; kernel threads without their worker number."""
     exe: str | None = None
+    """Path of the program's file, without ` (deleted)`; in a container as the container names it."""
     cmdline: str | None = None
     """Arguments joined by spaces."""
+    cmdline_cut: bool = False
+    """There were more than 4 KiB of arguments."""
+    script: str | None = None
+    """The script that an interpreter runs, as its arguments name it."""
     uid: int | None = None
     gid: int | None = None
     user: str | None = None
     """Name of `uid`, or the number as text where it has none."""
+    loginuid: int | None = None
+    """Who logged in, whatever the process has become since (audit's loginuid)."""
+    session_pid: int | None = None
+    """The session leader's tgid in the initial pid namespace."""
+    session_name: str | None = None
+    """The session leader's name, where it still ran."""
     cgroup_id: int | None = None
+    """Inode number of the cgroup v2; of v1's `pids` or `memory` with the highest, or two highest, bits set."""
     cgroup: str | None = None
+    """Path of that cgroup from the root of its hierarchy."""
     unit: str | None = None
+    """The systemd system unit: `ssh.service`, `session-3.scope`, `user@1000.service`."""
+    user_unit: str | None = None
+    """The unit of a user's own systemd."""
+    slice: str | None = None
+    """The innermost systemd slice around the unit."""
+    login_session: str | None = None
+    """Number of the login session, as loginctl shows it."""
     container: str | None = None
+    """The container's id, whole; for LXC and nspawn its name."""
+    container_engine: str | None = None
+    """docker, podman, containerd, crio, lxc, nspawn."""
+    container_name: str | None = None
+    pod: str | None = None
+    """uid of the Kubernetes pod."""
+    netns: int | None = None
+    """Inode number of the process's network namespace; a socket may be of another one."""
+    pidns: int | None = None
+    """Inode number of the process's pid namespace."""
     kernel: bool = False
     """A kernel thread: it has no executable and no command line."""
+    attribution: str = "kernel"
+    """`kernel`: all that is known was taken at the connection; `proc`: a part was read in /proc afterwards."""
     parent: Process | None = None
 
 
-class Seen(NamedTuple):
-    """What the kernel knew of a process when it connected; times as in Process."""
+class Identity(NamedTuple):
+    """What no two programs share: a number is given to another process, and a process runs another program."""
 
-    pid: int
+    tgid: int
+    """In the initial pid namespace."""
     start_ns: int
+    """ns since boot (CLOCK_BOOTTIME)."""
     exec_id: int
+    """Grows with each exec."""
+
+
+class Seen(NamedTuple):
+    """What every event says of its process; these can change while the program runs."""
+
+    identity: Identity
     comm: str
     uid: int
     gid: int
     cgroup_id: int
     kernel: bool
-    parent_pid: int
-    parent_start_ns: int
-    parent_comm: str
+
+
+class Details(NamedTuple):
+    """What the kernel tells once of a program, when it first connects or is an ancestor of one that does."""
+
+    seen: Seen
+    parent: Identity | None
+    """None for the first processes of the host."""
+    local_pid: int | None
+    """tgid in the pid namespace that pyegress runs in."""
+    exe: str | None
+    args: bytes | None
+    """Arguments, each ended by NUL; None where they could not be read (`fault`) or belong to an ancestor."""
+    args_cut: bool
+    fault: bool
+    """Arguments or path are in memory that was not there to read, or too long: /proc may have them."""
+    arg_start: int
+    """Address of the arguments: tells one exec from another in /proc/PID/stat; 0 where not known."""
+    session_pid: int | None
+    """The session leader's, in the initial pid namespace."""
+    session_comm: str | None
+    """None where it has gone."""
+    loginuid: int | None
+    netns: int | None
+    pidns: int | None
+
+
+class CgroupPath(NamedTuple):
+    """What the kernel tells once of a cgroup."""
+
+    cgroup_id: int
+    path: str
 
 
 class Connection(msgspec.Struct, frozen=True, gc=False):
@@ -83,7 +158,11 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
     """Interface that the socket is bound to or the address is scoped to."""
     process: Process | None = None
     tid: int | None = None
+    thread: str | None = None
+    """comm of the thread that connected, where it is not the main thread."""
     attribution: str | None = None
-    """Where the process comes from (`kernel`), or why there is none."""
+    """Where the process comes from (`kernel`, `proc`, `sock_diag`, `nflog-uid`), or why there is none."""
+    kernel_socket: bool = False
+    """The kernel's own socket (NFS, CIFS), in the name of the process that asked for it."""
     dest_names: tuple[str, ...] = ()
     verdict: str | None = None

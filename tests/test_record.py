@@ -21,7 +21,7 @@ def test_unknown_fields_of_a_process_are_none() -> None:
     """A process of which only the number is known has no false zero or empty text."""
     fields = msgspec.structs.asdict(Process(pid=7))
     assert fields.pop("pid") == 7
-    assert fields.pop("kernel") is False
+    assert [fields.pop(name) for name in ("kernel", "cmdline_cut", "attribution")] == [False, False, "kernel"]
     assert set(fields.values()) == {None}
 
 
@@ -32,6 +32,7 @@ def test_unknown_fields_of_a_connection_are_none() -> None:
         fields.pop(name) for name in ("ts", "hook", "protocol", "ip_version", "dest_ip", "dest_port")
     ] == [*(1, "ebpf", "tcp", 4, "192.0.2.1", 443)]
     assert [fields.pop(name) for name in ("count", "direction", "dest_names")] == [1, "out", ()]
+    assert fields.pop("kernel_socket") is False
     assert set(fields.values()) == {None}
 
 

@@ -27,7 +27,18 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 _Pair = tuple[str, str | int | None]
 _Target = tuple[str, str, str, int | None, int]
-_Rest = tuple[str | None, int | None, str | None, str, str | None, tuple[str, ...], str | None]
+_Rest = tuple[
+    str | None,
+    int | None,
+    str | None,
+    str,
+    bool,
+    str | None,
+    int | None,
+    str | None,
+    tuple[str, ...],
+    str | None,
+]
 
 
 class LogfmtOptions(plugin.Options, frozen=True, kw_only=True):
@@ -45,6 +56,10 @@ def quoted(text: str) -> str:
 
 def _name(process: Process) -> str | None:
     return process.comm if process.name is None else process.name
+
+
+def _flag(value: bool) -> str | None:
+    return "true" if value else None
 
 
 def _fields(pairs: Sequence[_Pair]) -> str:
@@ -71,7 +86,7 @@ class Logfmt(FileOutput):
         self._second = 0
         self._clock = "1970-01-01T00:00:00."
         # The Process is kept beside its text, so that its id can't become another's while it is a key.
-        self._processes: dict[int, tuple[Process, str, str]] = {}
+        self._processes: dict[int, tuple[Process, str, str, int | None]] = {}
         self._targets: dict[_Target, str] = {}
         self._sources: dict[str, str] = {}
         self._rest: dict[_Rest, tuple[str, str]] = {}
@@ -107,8 +122,9 @@ class Logfmt(FileOutput):
             process = connection.process
             if process is None:
                 by = owner = ""
+                proc_netns = None
             else:
-                _, by, owner = processes.get(id(process)) or self._remember_process(process)
+                _, by, owner, proc_netns = processes.get(id(process)) or self._remember_process(process)
 
             src_ip, src_port = connection.src_ip, connection.src_port
             source = sources.get(src_ip) or self._remember_source(src_ip) if src_ip else ""
@@ -116,11 +132,15 @@ class Logfmt(FileOutput):
             if protocol != "tcp":
                 port += f" count={connection.count}"
 
+            netns = connection.netns
             rest_key = (
                 connection.result,
-                connection.netns,
+                netns,
                 connection.ifname,
                 connection.direction,
+                connection.kernel_socket,
+                connection.thread,
+                None if proc_netns == netns else proc_netns,
                 connection.attribution,
                 connection.dest_names,
                 connection.verdict,
@@ -131,13 +151,14 @@ class Logfmt(FileOutput):
         self._second, self._clock = second, clock
         return "".join(lines)
 
-    def _remember_process(self, process: Process) -> tuple[Process, str, str]:
+    def _remember_process(self, process: Process) -> tuple[Process, str, str, int | None]:
         by: list[_Pair] = [
             ("proc_name", _name(process)),
             ("proc_pid", process.pid),
             ("proc_user", process.user),
             ("proc_cmdline", process.cmdline),
         ]
+        exes: list[_Pair] = []
         ancestor = process.parent
         for role in ("parent", "grandparent"):
             if ancestor is None:
@@ -147,16 +168,38 @@ class Logfmt(FileOutput):
                 (f"{role}_pid", ancestor.pid),
                 (f"{role}_user", ancestor.user),
             ]
+            exes.append((f"{role}_exe", ancestor.exe))
+            ancestor = ancestor.parent
+        # To be read, not parsed: a name may itself hold commas and parentheses.
+        older = []
+        while ancestor is not None:
+            older.append(f"{_name(ancestor) or ''}({ancestor.pid})")
             ancestor = ancestor.parent
         owner: list[_Pair] = [
             ("proc_uid", process.uid),
+            ("proc_gid", process.gid),
+            ("proc_loginuid", process.loginuid),
+            ("proc_session_pid", process.session_pid),
+            ("proc_session_name", process.session_name),
             ("proc_exe", process.exe),
-            ("proc_kernel", "true" if process.kernel else None),
+            ("proc_script", process.script),
+            ("proc_cmdline_cut", _flag(process.cmdline_cut)),
+            ("proc_kernel", _flag(process.kernel)),
+            *exes,
+            ("ancestors", ",".join(older) or None),
             ("proc_cgroup_id", process.cgroup_id),
+            ("proc_cgroup", process.cgroup),
             ("unit", process.unit),
+            ("user_unit", process.user_unit),
+            ("slice", process.slice),
+            ("login_session", process.login_session),
             ("container", process.container),
+            ("container_name", process.container_name),
+            ("container_engine", process.container_engine),
+            ("pod", process.pod),
+            ("proc_pidns", process.pidns),
         ]
-        return _keep(self._processes, id(process), (process, _fields(by), _fields(owner)))
+        return _keep(self._processes, id(process), (process, _fields(by), _fields(owner), process.netns))
 
     def _remember_source(self, src_ip: str) -> str:
         return _keep(self._sources, src_ip, f" src_ip={quoted(src_ip)}")
@@ -166,15 +209,29 @@ class Logfmt(FileOutput):
         return _keep(self._targets, key, _fields(list(zip(names, key, strict=True))))
 
     def _remember_rest(self, key: _Rest) -> tuple[str, str]:
-        result, netns, ifname, direction, attribution, dest_names, verdict = key
+        (
+            result,
+            netns,
+            ifname,
+            direction,
+            kernel_socket,
+            thread,
+            proc_netns,
+            attribution,
+            dest_names,
+            verdict,
+        ) = key
         before: list[_Pair] = [
             ("result", result),
             ("netns", netns),
             ("ifname", ifname),
             ("direction", None if direction == "out" else direction),
+            ("kernel_socket", _flag(kernel_socket)),
+            ("proc_thread", thread),
         ]
         after: list[_Pair] = [
-            ("attribution", None if attribution == "kernel" else attribution),
+            ("proc_netns", proc_netns),
+            ("attribution", attribution),
             ("dest_names", ",".join(dest_names) or None),
             ("verdict", verdict),
         ]

@@ -62,6 +62,14 @@ def _name(process: Process | None) -> str:
     return display(name) if name else "an unknown process"
 
 
+def _home(process: Process) -> str | None:
+    """The container that a process is in, otherwise its unit."""
+    container = process.container_name or (process.container and process.container[:12])
+    if container:
+        return f"container {display(container)}"
+    return f"unit {display(process.unit)}" if process.unit else None
+
+
 def upstream_line(connection: Connection) -> str:
     """The notice of the inputs on stderr, such as `new TCP connection to 192.0.2.1:443(https) by curl`."""
     source = "to" if connection.src_ip is None else f"{_endpoint(connection.src_ip, connection.src_port)} ->"
@@ -89,6 +97,9 @@ def line(connection: Connection) -> str:
         parts.append(f"by {_name(process)}[{process.pid}]")
         if process.user is not None:
             parts.append(f"user {display(process.user)}")
+        home = _home(process)
+        if home is not None:
+            parts.append(home)
         if process.parent is not None:
             parts.append(f"parent {_name(process.parent)}[{process.parent.pid}]")
     if connection.dest_names:

@@ -28,6 +28,39 @@ CURL = Process(
     container="abc",
     parent=BASH,
 )
+INIT = Process(pid=1, name="systemd", exe="/usr/lib/systemd/systemd")
+SSHD = Process(pid=812, name="sshd", exe="/usr/sbin/sshd", parent=INIT)
+LOGIN = Process(pid=900, comm="bash", exe="/usr/bin/bash", parent=SSHD)
+MAKE = Process(pid=950, name="make", exe="/usr/bin/make", parent=LOGIN)
+RICH = Process(
+    pid=1000,
+    name="python3",
+    cmdline="python3 fetch.py",
+    cmdline_cut=True,
+    script="fetch.py",
+    exe="/usr/bin/python3.11",
+    uid=0,
+    gid=5,
+    user="root",
+    loginuid=1001,
+    session_pid=900,
+    session_name="bash",
+    cgroup_id=88,
+    cgroup="/user.slice/user-1001.slice/session-3.scope",
+    unit="session-3.scope",
+    user_unit="app.service",
+    slice="user-1001.slice",
+    login_session="3",
+    container="0123456789abcdef",
+    container_engine="podman",
+    container_name="web",
+    pod="0a1b-2c",
+    netns=4026532000,
+    pidns=4026532001,
+    kernel=True,
+    attribution="proc",
+    parent=MAKE,
+)
 TS = 1_700_000_000_123_456_789
 
 _PAIR = re.compile(r'([a-z_]+)=(?:"((?:[^"\\]|\\.)*)"|([!#-<>-\[\]-~]+))')
@@ -109,8 +142,80 @@ def test_all_keys_in_order() -> None:
     )
 
 
+def test_all_keys_of_a_process_in_order() -> None:
+    """What upstream has comes first; the rest stands beside its relatives."""
+    (line,) = lines(
+        connection(
+            netns=4026531840,
+            process=RICH,
+            thread="worker-1",
+            attribution="proc",
+            kernel_socket=True,
+        )
+    )
+    assert line == (
+        "ts=2023-11-14T22:13:20.123456789Z hook=ebpf protocol=tcp dest_ip=146.148.13.123 dest_port=443 ip_version=4"
+        ' proc_name=python3 proc_pid=1000 proc_user=root proc_cmdline="python3 fetch.py"'
+        " parent_name=make parent_pid=950 grandparent_name=bash grandparent_pid=900"
+        " netns=4026531840 kernel_socket=true proc_thread=worker-1"
+        " proc_uid=0 proc_gid=5 proc_loginuid=1001 proc_session_pid=900 proc_session_name=bash"
+        " proc_exe=/usr/bin/python3.11 proc_script=fetch.py proc_cmdline_cut=true proc_kernel=true"
+        " parent_exe=/usr/bin/make grandparent_exe=/usr/bin/bash ancestors=sshd(812),systemd(1)"
+        " proc_cgroup_id=88 proc_cgroup=/user.slice/user-1001.slice/session-3.scope"
+        " unit=session-3.scope user_unit=app.service slice=user-1001.slice login_session=3"
+        " container=0123456789abcdef container_name=web container_engine=podman pod=0a1b-2c"
+        " proc_pidns=4026532001 proc_netns=4026532000 attribution=proc\n"
+    )
+
+
+def test_network_namespace_of_the_process_only_where_the_socket_is_of_another() -> None:
+    """One process, whose text is kept, with sockets of several namespaces."""
+    batch = lines(*[connection(process=RICH, netns=netns) for netns in (4026532000, 1, None, 4026532000)])
+    assert [(pairs.get("netns"), pairs.get("proc_netns")) for pairs in map(parse, batch)] == [
+        ("4026532000", None),
+        ("1", "4026532000"),
+        (None, "4026532000"),
+        ("4026532000", None),
+    ]
+    (line,) = lines(connection(process=CURL, netns=1))
+    assert "proc_netns" not in parse(line)
+
+
+def test_thread_and_kernel_socket_belong_to_the_connection() -> None:
+    given: list[dict[str, object]] = [
+        {"thread": "a"},
+        {"thread": "b"},
+        {},
+        {"kernel_socket": True},
+        {"thread": "a"},
+    ]
+    batch = [parse(line) for line in lines(*[connection(process=CURL, **more) for more in given])]
+    assert [pairs.get("proc_thread") for pairs in batch] == ["a", "b", None, None, "a"]
+    assert [pairs.get("kernel_socket") for pairs in batch] == [None, None, None, "true", None]
+
+
+@pytest.mark.parametrize("how", ["kernel", "proc", "sock_diag", "nflog-uid", "process has gone"])
+@pytest.mark.parametrize("process", [CURL, None])
+def test_every_record_says_how_it_was_attributed(how: str, process: Process | None) -> None:
+    (line,) = lines(connection(process=process, attribution=how))
+    assert parse(line)["attribution"] == how
+
+
+def test_ancestors_beyond_the_grandparent() -> None:
+    """Up to the last one that is known; a name may hold what separates them, and stays one value."""
+    (line,) = lines(connection(process=LOGIN))
+    assert "ancestors" not in parse(line)
+    (line,) = lines(connection(process=MAKE))
+    assert parse(line)["ancestors"] == "systemd(1)"
+    process = Process(pid=8)
+    for pid, name in ((7, 'a(1),b "x"\n'), (6, None), (5, "c"), (4, "d"), (3, "e")):
+        process = Process(pid=pid, name=name, parent=process)
+    (line,) = lines(connection(process=process))
+    assert parse(line)["ancestors"] == '(6),a(1),b "x"\n(7),(8)'
+
+
 def test_unknown_is_left_out() -> None:
-    assert lines(connection(dest_port=None, protocol="1", ip_version=4, attribution="kernel")) == [
+    assert lines(connection(dest_port=None, protocol="1", ip_version=4)) == [
         "ts=2023-11-14T22:13:20.123456789Z hook=ebpf protocol=1 dest_ip=146.148.13.123 ip_version=4 count=1\n"
     ]
     (line,) = lines(connection(process=Process(pid=7, comm="x", parent=Process(pid=1))))
@@ -139,12 +244,40 @@ def test_unknown_is_left_out() -> None:
     ],
 )
 def test_values_round_trip(text: str, written: str) -> None:
-    process = Process(pid=1, name=text, user=text, cmdline=text, exe=text, parent=Process(pid=2, name=text))
-    (line,) = lines(connection(process=process, ifname=text, dest_names=(text or "x",)))
+    process = Process(
+        pid=1,
+        name=text,
+        user=text,
+        cmdline=text,
+        exe=text,
+        script=text,
+        session_name=text,
+        cgroup=text,
+        unit=text,
+        user_unit=text,
+        slice=text,
+        login_session=text,
+        container=text,
+        container_engine=text,
+        container_name=text,
+        pod=text,
+        parent=Process(
+            pid=2, name=text, exe=text, parent=Process(pid=3, exe=text, parent=Process(pid=4, name=text))
+        ),
+    )
+    (line,) = lines(
+        connection(process=process, ifname=text, thread=text, attribution=text, dest_names=(text or "x",))
+    )
     assert f" proc_name={written} " in line
     pairs = parse(line)
-    for key in ("proc_name", "proc_user", "proc_cmdline", "proc_exe", "parent_name", "ifname"):
+    for key in (
+        *("proc_name", "proc_user", "proc_cmdline", "proc_exe", "parent_name", "ifname"),
+        *("proc_thread", "proc_script", "proc_session_name", "parent_exe", "grandparent_exe", "proc_cgroup"),
+        *("unit", "user_unit", "slice", "login_session"),
+        *("container", "container_name", "container_engine", "pod", "attribution"),
+    ):
         assert pairs[key] == text, key
+    assert pairs["ancestors"] == f"{text}(4)"
     assert pairs["dest_names"] == (text or "x")
 
 

@@ -51,6 +51,13 @@ FULL = Connection(
     process=CURL,
     dest_names=("a.example",),
 )
+CONTAINER_ID = "0123456789abcdef" * 4
+
+
+def by(process: Process) -> Connection:
+    return Connection(TS, "ebpf", "tcp", 4, "192.0.2.1", 81, process=process)
+
+
 LOST = Connection(TS, "nflog", "1", 4, "192.0.2.1", None, attribution="process has gone")
 HOSTILE = Connection(TS, "ebpf", "tcp", 4, "192.0.2.1", 81, process=Process(pid=1, name="a\nb\x1b[31m"))
 
@@ -66,6 +73,31 @@ HOSTILE = Connection(TS, "ebpf", "tcp", 4, "192.0.2.1", 81, process=Process(pid=
         ),
         (LOST, "00:13:20 IP protocol 1 192.0.2.1 by an unknown process (process has gone)"),
         (HOSTILE, "00:13:20 TCP 192.0.2.1:81 by a\\nb\\u001b[31m[1]"),
+        (
+            by(
+                Process(
+                    pid=9, name="sshd", user="root", unit="ssh.service", parent=Process(pid=1, name="init")
+                )
+            ),
+            "00:13:20 TCP 192.0.2.1:81 by sshd[9] user root unit ssh.service parent init[1]",
+        ),
+        (
+            by(Process(pid=9, name="c", container=CONTAINER_ID, container_name="web", unit="docker.service")),
+            "00:13:20 TCP 192.0.2.1:81 by c[9] container web",
+        ),
+        (
+            by(Process(pid=9, name="c", container=CONTAINER_ID, unit="docker.service")),
+            "00:13:20 TCP 192.0.2.1:81 by c[9] container 0123456789ab",
+        ),
+        (
+            by(Process(pid=9, name="c", container_name="a\nb\x1b\udcff")),
+            "00:13:20 TCP 192.0.2.1:81 by c[9] container a\\nb\\u001b\\udcff",
+        ),
+        (
+            by(Process(pid=9, name="c", unit="a\n\u202e.service")),
+            "00:13:20 TCP 192.0.2.1:81 by c[9] unit a\\n\\u202e.service",
+        ),
+        (by(Process(pid=9, name="kworker", kernel=True)), "00:13:20 TCP 192.0.2.1:81 by kworker[9]"),
     ],
 )
 def test_line(connection: Connection, line: str, capfd: pytest.CaptureFixture[str]) -> None:
