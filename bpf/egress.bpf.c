@@ -4,7 +4,11 @@
 
 #include "maps.bpf.h"
 
+#include "process.bpf.h"
+
 #include "filter.bpf.h"
+
+#include "details.bpf.h"
 
 #include "emit.bpf.h"
 
@@ -17,7 +21,15 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 SEC("raw_tp/sys_enter")
 int whoami(void *ctx)
 {
-	own_tgid = bpf_get_current_pid_tgid() >> 32;
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct pid *pid = BPF_CORE_READ(task, group_leader, thread_pid);
+	struct upid number = {};
+	__u32 level = BPF_CORE_READ(pid, level);
+
+	own.tgid = bpf_get_current_pid_tgid() >> 32;
+	own.pid_level = level;
+	bpf_core_read(&number, sizeof(number), &pid->numbers[level]);
+	own.pidns = BPF_CORE_READ(number.ns, ns.inum);
 	return 0;
 }
 
@@ -31,6 +43,8 @@ int synthesize(struct bpf_raw_tracepoint_args *ctx)
 
 	dest.thread = bpf_get_current_pid_tgid();
 	set_v4(&dest, bpf_htonl(0xc0000200));
+	fill_process(&event.process);
+	know_process(&event.process);
 	fill_event(&event, &dest, 4026531840);
 	set_source(&event, bpf_htonl(0xc0000201), 0, 0);
 	for (int i = 0; i < 1024; i++) {

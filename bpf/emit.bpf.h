@@ -3,75 +3,23 @@
 #ifndef EMIT_BPF_H
 #define EMIT_BPF_H
 
-/* A load through a typed pointer is one instruction, a probe read sixty; since 5.11 a helper gives such a pointer. */
-static __always_inline bool has_typed_task(void)
-{
-	return bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf);
-}
-
-static __always_inline void copy_comm(__u8 *to, const char *comm)
-{
-	((__u64 *)to)[0] = ((const __u64 *)comm)[0];
-	((__u64 *)to)[1] = ((const __u64 *)comm)[1];
-}
-
-static __always_inline void fill_process_typed(struct egress_process *process)
-{
-	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
-	struct task_struct *parent = leader->real_parent->group_leader;
-
-	process->start_ns = leader->start_boottime;
-	process->parent_start_ns = parent->start_boottime;
-	process->exec_id = leader->self_exec_id;
-	process->parent_tgid = parent->tgid;
-	process->flags = leader->flags & PF_KTHREAD ? EGRESS_KERNEL_THREAD : 0;
-	copy_comm(process->comm, leader->comm);
-	copy_comm(process->parent_comm, parent->comm);
-}
-
-static __always_inline void fill_process_probed(struct egress_process *process)
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
-	struct task_struct *parent = BPF_CORE_READ(leader, real_parent, group_leader);
-
-	process->start_ns = BPF_CORE_READ(leader, start_boottime);
-	process->parent_start_ns = BPF_CORE_READ(parent, start_boottime);
-	process->exec_id = BPF_CORE_READ(leader, self_exec_id);
-	process->parent_tgid = BPF_CORE_READ(parent, tgid);
-	process->flags = BPF_CORE_READ(leader, flags) & PF_KTHREAD ? EGRESS_KERNEL_THREAD : 0;
-	BPF_CORE_READ_STR_INTO(&process->comm, leader, comm);
-	BPF_CORE_READ_STR_INTO(&process->parent_comm, parent, comm);
-}
-
-/* Names are the main threads': an io_uring worker or a named thread still is that program. */
-static __always_inline void fill_process(struct egress_process *process, __u32 tgid)
-{
-	__u64 ids = bpf_get_current_uid_gid();
-
-	process->cgroup_id = bpf_get_current_cgroup_id();
-	process->tgid = tgid;
-	process->uid = ids;
-	process->gid = ids >> 32;
-	if (has_typed_task())
-		fill_process_typed(process);
-	else
-		fill_process_probed(process);
-}
-
+/* All but the process. */
 static __always_inline void fill_event(struct egress_event *event, const struct dest *dest, __u32 netns)
 {
-	__builtin_memset(event, 0, sizeof(*event));
+	__u32 tid = dest->thread;
+
+	__builtin_memset(event, 0, offsetof(struct egress_event, process));
 	event->ts_ns = bpf_ktime_get_boot_ns();
 	event->count = 1;
-	event->tid = dest->thread;
+	event->tid = tid;
 	event->netns = netns;
 	event->dport = bpf_ntohs(dest->port_be);
 	event->family = dest->family;
 	event->protocol = dest->protocol;
 	event->ifindex = dest->scope_id;
 	__builtin_memcpy(event->daddr, dest->addr, EGRESS_ADDR_BYTES);
-	fill_process(&event->process, dest->thread >> 32);
+	if (tid != dest->thread >> 32)
+		copy_comm(event->thread_comm, current_task(), has_typed_task());
 }
 
 static __always_inline void set_source(struct egress_event *event, __u32 saddr_be, __u16 sport, __u32 ifindex)
@@ -101,6 +49,20 @@ static __always_inline void fill_source_typed(struct egress_event *event, struct
 		words[2] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[2];
 		words[3] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
 	}
+}
+
+/* An MPTCP program's subflows are the kernel's sockets too, but are the program's doing. */
+static __always_inline void mark_kernel_socket(struct egress_event *event, struct sock *sk, bool kernel)
+{
+	struct tcp_sock *tcp = (void *)sk;
+	bool mptcp = false;
+
+	if (!kernel)
+		return;
+	if (event->protocol == IPPROTO_TCP && bpf_core_field_exists(tcp->is_mptcp))
+		mptcp = BPF_CORE_READ_BITFIELD_PROBED(tcp, is_mptcp);
+	if (!mptcp)
+		event->flags |= EGRESS_KERNEL_SOCKET;
 }
 
 /* As the kernels we know begin a socket: one read instead of three, where CO-RE says that it is so. */
@@ -139,10 +101,13 @@ static __always_inline void fill_source(struct egress_event *event, struct sock 
 {
 	if (!sk)
 		return;
-	if (typed)
+	if (typed) {
 		fill_source_typed(event, sk);
-	else
+		mark_kernel_socket(event, sk, BPF_CORE_READ_BITFIELD(sk, sk_kern_sock));
+	} else {
 		fill_source_probed(event, sk);
+		mark_kernel_socket(event, sk, BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock));
+	}
 }
 
 /* A wake-up costs more than the record, so one in `wake_ns` is enough; the reader also looks by itself. */
@@ -170,14 +135,14 @@ static __always_inline void submit_or_lose(struct egress_event *event)
 }
 
 /* Only one CPU at a time, so that `reported` is read and written by one. */
-static __always_inline void report_window(struct egress_flow *flow, __u64 now_ns)
+static __noinline int report_window(struct egress_flow *flow, __u64 now_ns)
 {
 	struct egress_event event;
 	__u64 seen;
 
 	/* Another CPU may have reported it before we came in. */
-	if (now_ns - flow->window_start_ns < cfg.window_ns || now_ns < flow->window_start_ns)
-		return;
+	if (!flow || now_ns - flow->window_start_ns < cfg.window_ns || now_ns < flow->window_start_ns)
+		return 0;
 	seen = flow->seen;
 	__builtin_memcpy(&event, &flow->event, sizeof(event));
 	event.ts_ns = now_ns;
@@ -188,6 +153,7 @@ static __always_inline void report_window(struct egress_flow *flow, __u64 now_ns
 	} else {
 		count(EGRESS_DEFERRED);
 	}
+	return 0;
 }
 
 /* A datagram of a known flow: count it, and report it when its window is over. */
@@ -204,24 +170,18 @@ static __always_inline void repeat_flow(struct egress_flow *flow)
 	/* Who does not get in is counted in the report of who did, or in the next. */
 	if (bpf_map_update_elem(&reporting, &key, &taken, BPF_NOEXIST))
 		return;
+	know_process(&flow->event.process);
 	report_window(flow, now_ns);
 	bpf_map_delete_elem(&reporting, &key);
 }
 
 static __always_inline void fill_key(struct egress_flow_key *key, const struct dest *dest, __u32 netns)
 {
-	struct task_struct *leader;
+	bool typed = has_typed_task();
+	struct task_struct *task = current_task();
 
-	if (has_typed_task()) {
-		leader = bpf_get_current_task_btf()->group_leader;
-		key->start_ns = leader->start_boottime;
-		key->exec_id = leader->self_exec_id;
-	} else {
-		leader = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader);
-		key->start_ns = BPF_CORE_READ(leader, start_boottime);
-		key->exec_id = BPF_CORE_READ(leader, self_exec_id);
-	}
-	key->tgid = dest->thread >> 32;
+	fill_identity(&key->identity, LOAD(typed, task, group_leader), typed);
+	key->uid = bpf_get_current_uid_gid();
 	key->netns = netns;
 	key->ifindex = dest->scope_id;
 	key->dport = dest->port_be;
@@ -230,41 +190,103 @@ static __always_inline void fill_key(struct egress_flow_key *key, const struct d
 	__builtin_memcpy(key->daddr, dest->addr, EGRESS_ADDR_BYTES);
 }
 
-static __always_inline void emit_datagram(struct sock *sk, const struct dest *dest, __u32 netns, bool typed)
+/*
+ * Functions of their own, because the stack has room for one event at a time. `result` is of a connect that has
+ * returned, or NONE.
+ */
+#define NONE 1
+
+static __always_inline int emit_each(struct sock *sk, const struct dest *dest, const struct egress_process *process,
+				     __u32 netns, int result, bool typed)
 {
-	struct egress_flow_key key = {};
+	struct egress_event event;
+
+	event.process = *process;
+	fill_event(&event, dest, netns);
+	fill_source(&event, sk, typed);
+	if (result <= 0) {
+		event.flags |= EGRESS_RESULT_KNOWN;
+		event.result = result;
+	}
+	submit_or_lose(&event);
+	return 0;
+}
+
+static __always_inline int emit_first(struct sock *sk, const struct dest *dest, const struct egress_process *process,
+				      const struct egress_flow_key *key, bool typed)
+{
 	struct egress_flow fresh;
 	struct egress_flow *flow;
 
-	if (!cfg.window_ns) {
-		fill_event(&fresh.event, dest, netns);
-		fill_source(&fresh.event, sk, typed);
-		submit_or_lose(&fresh.event);
-		return;
-	}
-	count(EGRESS_DATAGRAMS);
-	fill_key(&key, dest, netns);
-	flow = bpf_map_lookup_elem(&flows, &key);
-	if (flow) {
-		repeat_flow(flow);
-		return;
-	}
-	fill_event(&fresh.event, dest, netns);
+	fresh.event.process = *process;
+	fill_event(&fresh.event, dest, key->netns);
 	fill_source(&fresh.event, sk, typed);
 	fresh.window_start_ns = fresh.last_ns = fresh.event.ts_ns;
 	fresh.seen = fresh.reported = 1;
-	if (bpf_map_update_elem(&flows, &key, &fresh, BPF_NOEXIST)) {
+	if (bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST)) {
 		/* Another CPU was first with the same flow; without any entry it is reported as new again. */
+		flow = bpf_map_lookup_elem(&flows, key);
+		if (flow) {
+			__sync_fetch_and_add(&flow->seen, 1);
+			return 0;
+		}
+	}
+	if (!submit(&fresh.event)) {
+		count(EGRESS_LOST_FIRST);
+		bpf_map_delete_elem(&flows, key);
+	}
+	return 0;
+}
+
+static __noinline int emit_each_typed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
+				      __u32 netns, int result)
+{
+	return emit_each(sk, dest, process, netns, result, true);
+}
+
+static __noinline int emit_each_probed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
+				       __u32 netns)
+{
+	return emit_each(sk, dest, process, netns, NONE, false);
+}
+
+static __noinline int emit_first_typed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
+				       const struct egress_flow_key *key)
+{
+	return emit_first(sk, dest, process, key, true);
+}
+
+static __noinline int emit_first_probed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
+					const struct egress_flow_key *key)
+{
+	return emit_first(sk, dest, process, key, false);
+}
+
+static __always_inline void emit_datagram(struct sock *sk, const struct dest *dest, struct egress_process *process,
+					  __u32 netns, bool typed)
+{
+	struct egress_flow_key key = {};
+	struct egress_flow *flow;
+
+	if (cfg.window_ns) {
+		count(EGRESS_DATAGRAMS);
+		fill_key(&key, dest, netns);
 		flow = bpf_map_lookup_elem(&flows, &key);
 		if (flow) {
 			repeat_flow(flow);
 			return;
 		}
 	}
-	if (!submit(&fresh.event)) {
-		count(EGRESS_LOST_FIRST);
-		bpf_map_delete_elem(&flows, &key);
-	}
+	fill_rest(process);
+	know_process(process);
+	if (!cfg.window_ns && typed)
+		emit_each_typed(sk, dest, process, netns, NONE);
+	else if (!cfg.window_ns)
+		emit_each_probed(sk, dest, process, netns);
+	else if (typed)
+		emit_first_typed(sk, dest, process, &key);
+	else
+		emit_first_probed(sk, dest, process, &key);
 }
 
 #endif

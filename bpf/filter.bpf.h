@@ -53,16 +53,20 @@ static __always_inline bool is_loopback(const struct dest *dest)
 	return !words[0] && !words[1] && !words[2] && words[3] == bpf_htonl(1);
 }
 
+static __always_inline void count_rule(__u32 rule)
+{
+	__u64 *hits = bpf_map_lookup_elem(&rule_hits, &rule);
+
+	if (hits)
+		*hits += 1;
+}
+
 static __always_inline bool is_hidden(const struct egress_verdict *verdict, bool only)
 {
 	__u32 flags = 0;
 
 	if (verdict) {
-		__u32 rule = verdict->rule;
-		__u64 *hits = bpf_map_lookup_elem(&rule_hits, &rule);
-
-		if (hits)
-			*hits += 1;
+		count_rule(verdict->rule);
 		flags = verdict->flags;
 	}
 	return flags & EGRESS_IGNORE || (only && !(flags & EGRESS_ONLY));
@@ -89,12 +93,54 @@ static __always_inline const struct egress_verdict *find_cidr(const struct dest 
 	}
 }
 
-static __always_inline bool is_wanted(struct dest *dest)
+/* Hidden where no only-rule names it. Rules for names of kernel threads leave out a worker's number: user space does. */
+static __always_inline bool is_outside(const struct egress_verdict *verdict, bool only, __u32 rule, __u32 flags)
+{
+	if (verdict || !only || flags & EGRESS_KERNEL_THREAD)
+		return false;
+	count_rule(rule);
+	return true;
+}
+
+static __always_inline bool has_process_rules(void)
+{
+	return cfg.has_comms || cfg.has_uids || cfg.has_cgroups || cfg.has_verdicts;
+}
+
+static __always_inline bool is_process_hidden(const struct egress_process *process)
+{
+	if (cfg.has_comms) {
+		struct egress_verdict *verdict = bpf_map_lookup_elem(&comms, process->comm);
+
+		if (is_outside(verdict, cfg.has_outside_comm, cfg.outside_comm, process->flags) || is_hidden(verdict, false))
+			return true;
+	}
+	if (cfg.has_uids) {
+		struct egress_verdict *verdict = bpf_map_lookup_elem(&uids, &process->uid);
+
+		if (is_outside(verdict, cfg.has_outside_uid, cfg.outside_uid, 0) || is_hidden(verdict, false))
+			return true;
+	}
+	if (cfg.has_cgroups && is_hidden(bpf_map_lookup_elem(&cgroups, &process->cgroup_id), false))
+		return true;
+	if (cfg.has_verdicts) {
+		struct egress_known *entry = bpf_map_lookup_elem(&known, &process->identity);
+
+		if (entry && entry->flags & EGRESS_KNOWN_HIDDEN && is_same(&entry->process, process, true)) {
+			count_rule(entry->rule);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Fills `process` where a rule needs it; `fill_rest` does so for what is wanted. */
+static __always_inline bool is_wanted(struct dest *dest, struct egress_process *process)
 {
 	if (!dest->port_be)
 		return false;
 	dest->thread = bpf_get_current_pid_tgid();
-	if (dest->thread >> 32 == own_tgid) {
+	if (dest->thread >> 32 == own.tgid) {
 		count(EGRESS_SKIPPED_OWN);
 		return false;
 	}
@@ -118,7 +164,20 @@ static __always_inline bool is_wanted(struct dest *dest)
 		count(EGRESS_SKIPPED_CIDR);
 		return false;
 	}
+	if (has_process_rules()) {
+		fill_process(process);
+		if (is_process_hidden(process)) {
+			count(EGRESS_SKIPPED_PROCESS);
+			return false;
+		}
+	}
 	return true;
+}
+
+static __always_inline void fill_rest(struct egress_process *process)
+{
+	if (!has_process_rules())
+		fill_process(process);
 }
 
 #endif

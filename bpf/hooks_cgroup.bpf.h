@@ -12,6 +12,7 @@ static __always_inline int seen_by_cgroup(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	struct egress_process process;
 	struct dest dest = {};
 
 	dest.port_be = ctx->user_port;
@@ -32,15 +33,14 @@ static __always_inline int seen_by_cgroup(struct bpf_sock_addr *ctx, bool v6)
 	} else {
 		set_v4(&dest, ctx->user_ip4);
 	}
-	if (!is_wanted(&dest))
+	if (!is_wanted(&dest, &process))
 		return ALLOW;
 	if (dest.protocol == IPPROTO_TCP) {
-		struct egress_event event;
-
-		fill_event(&event, &dest, netns);
-		submit_or_lose(&event);
+		fill_rest(&process);
+		know_process(&process);
+		emit_each_probed(0, &dest, &process, netns);
 	} else {
-		emit_datagram(0, &dest, netns, false);
+		emit_datagram(0, &dest, &process, netns, false);
 	}
 	return ALLOW;
 }

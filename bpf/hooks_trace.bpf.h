@@ -50,24 +50,16 @@ static __always_inline bool read_tcp_dest(struct dest *dest, struct sock *sk, vo
 	return true;
 }
 
-static __always_inline void fill_result(struct egress_event *event, int result)
-{
-	event->flags |= EGRESS_RESULT_KNOWN;
-	event->result = result;
-}
-
 static __always_inline int tcp_exit(struct sock *sk, void *uaddr, int addr_len, int result, bool v6)
 {
 	struct dest dest = {};
-	struct egress_event event;
+	struct egress_process process;
 
-	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest))
+	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process))
 		return 0;
-	fill_event(&event, &dest, sk->__sk_common.skc_net.net->ns.inum);
-	fill_source(&event, sk, true);
-	fill_result(&event, result);
-	submit_or_lose(&event);
-	return 0;
+	fill_rest(&process);
+	know_process(&process);
+	return emit_each_typed(sk, &dest, &process, sk->__sk_common.skc_net.net->ns.inum, result);
 }
 
 /*
@@ -91,22 +83,32 @@ static __always_inline void report_missed(__u64 thread)
 	bpf_map_delete_elem(&pending, &thread);
 }
 
-static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len, bool v6)
+static __noinline int keep_pending(struct sock *sk, const struct dest *dest, const struct egress_process *process)
 {
-	struct dest dest = {};
 	struct egress_event event;
-	__u64 thread = bpf_get_current_pid_tgid();
+	__u64 thread = dest->thread;
 
-	/* Before any filter: else this connect's return would be taken for that of the thread's last one. */
-	report_missed(thread);
-	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest))
-		return 0;
-	fill_event(&event, &dest, netns_of(sk));
+	event.process = *process;
+	fill_event(&event, dest, netns_of(sk));
 	/* Kept as a number only, to find the socket again at return. */
 	*(__u64 *)event.saddr = (__u64)sk;
 	if (bpf_map_update_elem(&pending, &thread, &event, BPF_ANY))
 		submit_unfinished(&event);
 	return 0;
+}
+
+static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len, bool v6)
+{
+	struct dest dest = {};
+	struct egress_process process;
+
+	/* Before any filter: else this connect's return would be taken for that of the thread's last one. */
+	report_missed(bpf_get_current_pid_tgid());
+	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process))
+		return 0;
+	fill_rest(&process);
+	know_process(&process);
+	return keep_pending(sk, &dest, &process);
 }
 
 static __always_inline int tcp_return(int result)
@@ -122,7 +124,8 @@ static __always_inline int tcp_return(int result)
 	bpf_map_delete_elem(&pending, &thread);
 	sk = (struct sock *)*(__u64 *)event.saddr;
 	fill_source(&event, sk, false);
-	fill_result(&event, result);
+	event.flags |= EGRESS_RESULT_KNOWN;
+	event.result = result;
 	submit_or_lose(&event);
 	return 0;
 }
@@ -169,9 +172,10 @@ static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, vo
 static __always_inline int udp_enter(struct sock *sk, struct msghdr *msg, bool v6)
 {
 	struct dest dest = {};
+	struct egress_process process;
 
-	if (read_udp_dest(&dest, sk, msg->msg_name, msg->msg_namelen, v6) && is_wanted(&dest))
-		emit_datagram(sk, &dest, sk->__sk_common.skc_net.net->ns.inum, true);
+	if (read_udp_dest(&dest, sk, msg->msg_name, msg->msg_namelen, v6) && is_wanted(&dest, &process))
+		emit_datagram(sk, &dest, &process, sk->__sk_common.skc_net.net->ns.inum, true);
 	return 0;
 }
 
@@ -185,6 +189,7 @@ static __always_inline int udp_probe(struct sock *sk, struct msghdr *msg, bool v
 {
 	struct dest dest = {};
 	struct msg_head head = {};
+	struct egress_process process;
 
 	if (bpf_core_field_offset(struct msghdr, msg_name) == 0 && bpf_core_field_offset(struct msghdr, msg_namelen) == 8) {
 		bpf_probe_read_kernel(&head, 12, msg);
@@ -192,8 +197,8 @@ static __always_inline int udp_probe(struct sock *sk, struct msghdr *msg, bool v
 		head.name = BPF_CORE_READ(msg, msg_name);
 		head.namelen = BPF_CORE_READ(msg, msg_namelen);
 	}
-	if (read_udp_dest(&dest, sk, head.name, head.namelen, v6) && is_wanted(&dest))
-		emit_datagram(sk, &dest, netns_of(sk), false);
+	if (read_udp_dest(&dest, sk, head.name, head.namelen, v6) && is_wanted(&dest, &process))
+		emit_datagram(sk, &dest, &process, netns_of(sk), false);
 	return 0;
 }
 

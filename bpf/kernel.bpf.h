@@ -30,6 +30,8 @@ typedef _Bool bool;
 #define SIN6_BYTES_RFC2133 24 /* the least that the kernel takes for an IPv6 address */
 #define SIN6_BYTES 28
 
+extern int LINUX_KERNEL_VERSION __kconfig;
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct in6_addr {
@@ -66,6 +68,12 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u8 sk_kern_sock : 1;
+};
+
+/* Kernels without MPTCP lack the field. */
+struct tcp_sock {
+	__u8 is_mptcp : 1;
 };
 
 struct msghdr {
@@ -81,16 +89,121 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct pid_namespace {
+	struct ns_common ns;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct hlist_node {
+	struct hlist_node *next, **pprev;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+enum pid_type { PIDTYPE_PID, PIDTYPE_TGID, PIDTYPE_PGID, PIDTYPE_SID, PIDTYPE_MAX };
+
+struct pid {
+	unsigned int level;
+	struct hlist_head tasks[PIDTYPE_MAX];
+	struct upid numbers[1];
+};
+
+struct signal_struct {
+	struct pid *pids[PIDTYPE_MAX];
+};
+
+struct kernel_id {
+	__u32 val;
+};
+
+struct cred {
+	struct kernel_id uid;
+	struct kernel_id gid;
+};
+
+struct qstr {
+	__u64 hash_len;
+	const unsigned char *name;
+};
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+
+struct file {
+	struct path f_path;
+};
+
+struct mm_struct {
+	unsigned long arg_start, arg_end;
+	struct file *exe_file;
+};
+
+struct kernfs_node {
+	struct kernfs_node *parent;
+	const char *name;
+	__u64 id;
+};
+
+/* 633488947ef6 (6.15) renamed it. */
+struct kernfs_node___since_6_15 {
+	struct kernfs_node *__parent;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+
+enum cgroup_subsys_id { pids_cgrp_id, memory_cgrp_id };
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[1];
+	struct cgroup *dfl_cgrp;
+};
+
 struct task_struct {
 	unsigned int flags;
 	int pid;
 	int tgid;
+	struct mm_struct *mm;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
+	struct pid *thread_pid;
+	struct hlist_node pid_links[PIDTYPE_MAX];
 	__u64 start_boottime;
+	const struct cred *real_cred;
 	char comm[16];
 	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
+	struct kernel_id loginuid; /* only with CONFIG_AUDITSYSCALL */
 	__u64 self_exec_id;
+	struct css_set *cgroups;
 };
 
 #pragma clang attribute pop

@@ -5,7 +5,13 @@
 
 const volatile struct egress_config cfg SEC(".rodata.cfg") = {};
 
-__u32 own_tgid; /* set by `whoami` after load, so that it is right in any pid namespace */
+/* Set by `whoami` after load, so that they are right in any pid namespace; the loader relies on the order. */
+struct {
+	__u32 tgid;
+	__u32 pidns;
+	__u32 pid_level;
+} own;
+
 __u64 last_wake_ns;
 
 struct {
@@ -56,6 +62,44 @@ struct {
 	__type(key, struct egress_flow_key);
 	__type(value, struct egress_flow);
 } flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u8[EGRESS_COMM_BYTES]);
+	__type(value, struct egress_verdict);
+} comms SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct egress_verdict);
+} uids SEC(".maps");
+
+/* Hidden cgroups: user space writes them as it comes to know them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct egress_verdict);
+} cgroups SEC(".maps");
+
+/* Programs whose details were sent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct egress_identity);
+	__type(value, struct egress_known);
+} known SEC(".maps");
+
+/* Cgroups whose paths were sent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u8);
+} known_cgroups SEC(".maps");
 
 /* Flows being reported, by address of their entry: BPF_NOEXIST lets one CPU in. A spin lock is not for tracing. */
 struct {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 NEEDED = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _CAP_SYS_ADMIN = 21
+_CAP_SYS_PTRACE = 19
 """Bit numbers of linux/capability.h."""
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -19,16 +20,25 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 
 def missing_capabilities() -> list[str]:
     """Names of needed capabilities that this process lacks; CAP_SYS_ADMIN includes those of BPF."""
-    effective = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            effective = int(line.split()[1], 16)
+    effective = _effective_capabilities()
     has_admin = effective >> _CAP_SYS_ADMIN & 1
     return [
         name
         for name, bit in NEEDED.items()
         if not effective >> bit & 1 and not (has_admin and name != "CAP_NET_ADMIN")
     ]
+
+
+def may_trace_others() -> bool:
+    """Whether this process has CAP_SYS_PTRACE, without which /proc hides much of other users' processes."""
+    return bool(_effective_capabilities() >> _CAP_SYS_PTRACE & 1)
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
 
 
 def lockdown() -> str | None:
@@ -60,6 +70,15 @@ def cgroup2_root() -> Path | None:
             if part == b"/":
                 return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), path)))
     return None
+
+
+def has_cgroup_v1() -> bool:
+    """Whether `pids` or `memory` are on v1 hierarchies: the unified one may not tell a process's place then."""
+    try:
+        lines = Path("/proc/cgroups").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split()[1] != "0" for line in lines if line.startswith(("pids\t", "memory\t")))
 
 
 def in_initial_user_namespace() -> bool:

@@ -14,6 +14,7 @@ import msgspec
 from pyegress import kernel
 from pyegress.errors import UnsupportedError
 from pyegress.prefixes import Network, Verdict
+from pyegress.record import Identity, Seen
 
 KINDS = {
     "fentry": ("fentry/", "fexit/"),
@@ -35,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ring_bytes: int = 4 << 20
     """Rounded up to a power of two."""
     flows: int = 32768
+    programs: int = 16384
+    """Programs whose details the reader is thought to remember."""
     report_loopback: bool = False
     skip_tcp: bool = False
     skip_udp: bool = False
@@ -42,6 +45,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     only_ports: bool = False
     cidrs: dict[Network, Verdict] = {}
     only_cidrs: bool = False
+    comms: dict[bytes, Verdict] = {}
+    """By comm, padded with NUL to 16 bytes."""
+    uids: dict[int, Verdict] = {}
+    outside_comm: int | None = None
+    """Number of the rule that hides programs which no entry of `comms` names; likewise for `uids`."""
+    outside_uid: int | None = None
+    hide_cgroups: bool = False
+    """`hide_cgroup` will be called."""
+    hide_programs: bool = False
+    """`hide_program` will be called."""
     rules: int = 0
     """Rules that count their hits, numbered from 0."""
     synthesize: bool = False
@@ -108,6 +121,38 @@ class Session:
         """Whole records from the ring, none after the time-out or when a signal came."""
         return self._records(self._lib.egress_read(self._self, timeout_ms, self._arena, BATCH), "read")
 
+    def details(self) -> memoryview:
+        """`struct egress_details` records that the last `read` found, each at a multiple of 8 bytes."""
+        size = self._ffi.new("size_t *")
+        found = self._lib.egress_details(self._self, size)
+        return memoryview(self._ffi.buffer(found, size[0]))
+
+    def hide_program(self, seen: Seen, rule: int) -> None:
+        """Have the kernel drop events of a program while it is as it was seen."""
+        process = {
+            "identity": seen.identity._asdict(),
+            "cgroup_id": seen.cgroup_id,
+            "uid": seen.uid,
+            "gid": seen.gid,
+            "comm": seen.comm.encode("utf-8", "surrogateescape"),
+        }
+        flags = self._lib.EGRESS_KNOWN_WHOLE | self._lib.EGRESS_KNOWN_HIDDEN
+        value = self._ffi.new("struct egress_known *", {"process": process, "flags": flags, "rule": rule})
+        self._set("known", bytes(self._ffi.buffer(self._identity(seen.identity))), value)
+
+    def hide_cgroup(self, cgroup_id: int, rule: int) -> None:
+        """Have the kernel drop events of all processes in a cgroup."""
+        self._set("cgroups", cgroup_id.to_bytes(8, sys.byteorder), self._verdict(Verdict(rule, True, False)))
+
+    def forget_program(self, identity: Identity) -> None:
+        """Have the kernel send the details of a program again."""
+        key = bytes(self._ffi.buffer(self._identity(identity)))
+        self._lib.egress_forget(self._self, b"known", key, len(key))
+
+    def forget_cgroup(self, cgroup_id: int) -> None:
+        """Have the kernel send the path of a cgroup again."""
+        self._lib.egress_forget(self._self, b"known_cgroups", cgroup_id.to_bytes(8, sys.byteorder), 8)
+
     def take_flows(self, before_ns: int) -> memoryview:
         """Repeats of flows idle since before that boot time; a full batch may not be all."""
         return self._records(
@@ -172,6 +217,15 @@ class Session:
                 "has_only_ports": settings.only_ports,
                 "has_cidrs": bool(settings.cidrs) or settings.only_cidrs,
                 "has_only_cidrs": settings.only_cidrs,
+                "has_comms": bool(settings.comms) or settings.outside_comm is not None,
+                "has_uids": bool(settings.uids) or settings.outside_uid is not None,
+                "has_cgroups": settings.hide_cgroups,
+                "has_verdicts": settings.hide_programs,
+                "has_outside_comm": settings.outside_comm is not None,
+                "has_outside_uid": settings.outside_uid is not None,
+                "has_cgroup_v1": kernel.has_cgroup_v1(),
+                "outside_comm": settings.outside_comm or 0,
+                "outside_uid": settings.outside_uid or 0,
             },
         )
         self._check(self._lib.egress_configure(self._self, config), "configure")
@@ -179,6 +233,9 @@ class Session:
         for name, entries in (
             ("events", max(_PAGE_BYTES, 1 << (settings.ring_bytes - 1).bit_length())),
             ("flows", settings.flows),
+            ("known", settings.programs),
+            ("comms", max(1, len(settings.comms))),
+            ("uids", max(1, len(settings.uids))),
             ("rule_hits", max(1, settings.rules)),
             ("ports", max(1, len(settings.ports))),
             ("cidrs4", max(1, versions.count(4))),
@@ -214,20 +271,29 @@ class Session:
 
     def _fill(self, settings: Settings) -> None:
         for port, verdict in settings.ports.items():
-            self._set("ports", port.to_bytes(2, "big"), verdict)
+            self._set("ports", port.to_bytes(2, "big"), self._verdict(verdict))
         for network, verdict in settings.cidrs.items():
             key = network.prefixlen.to_bytes(4, sys.byteorder) + network.network_address.packed
-            self._set(f"cidrs{network.version}", key, verdict)
+            self._set(f"cidrs{network.version}", key, self._verdict(verdict))
+        for comm, verdict in settings.comms.items():
+            self._set("comms", comm, self._verdict(verdict))
+        for uid, verdict in settings.uids.items():
+            self._set("uids", uid.to_bytes(4, sys.byteorder), self._verdict(verdict))
 
-    def _set(self, name: str, key: bytes, verdict: Verdict) -> None:
+    def _verdict(self, verdict: Verdict) -> Any:
         flags = (self._lib.EGRESS_IGNORE if verdict.ignore else 0) | (
             self._lib.EGRESS_ONLY if verdict.only else 0
         )
-        value = self._ffi.new("struct egress_verdict *", {"rule": verdict.rule, "flags": flags})
-        code = self._lib.egress_set(
-            self._self, name.encode(), key, len(key), value, self._ffi.sizeof("struct egress_verdict")
+        return self._ffi.new("struct egress_verdict *", {"rule": verdict.rule, "flags": flags})
+
+    def _identity(self, identity: Identity) -> Any:
+        return self._ffi.new("struct egress_identity *", identity._asdict())
+
+    def _set(self, name: str, key: bytes, value: Any) -> None:
+        size = self._ffi.sizeof(self._ffi.typeof(value).item)
+        self._check(
+            self._lib.egress_set(self._self, name.encode(), key, len(key), value, size), f"fill {name}"
         )
-        self._check(code, f"fill {name}")
 
     def _attach(self, wanted: list[tuple[int, str]]) -> None:
         cgroup = -1

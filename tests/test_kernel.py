@@ -45,6 +45,52 @@ def test_missing_capabilities(dropped: str, missing: list[str]) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize(
+    ("dropped", "may"),
+    [("-bpf", True), ("-sys_ptrace", False), ("-sys_admin,-dac_override", True), ("-all,+sys_ptrace", True)],
+)
+def test_may_trace_others(dropped: str, may: bool) -> None:
+    """Only CAP_SYS_PTRACE gives that right: CAP_SYS_ADMIN does not include it."""
+    drop = ("setpriv", "--inh-caps=-all", f"--bounding-set={dropped}", "--")
+    assert python("print(kernel.may_trace_others())", *drop) == str(may)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, file: Path) -> None:
+    """Let `kernel` read another file in place of the one file of /proc that it may read."""
+    monkeypatch.setattr(kernel, "Path", {name: file}.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("status", "may"),
+    [
+        ("CapPrm:\t000001ffffffffff\nCapEff:\t000001ffffffffff\n", True),
+        ("CapPrm:\t0000000000080000\nCapEff:\t0000000000080000\n", True),
+        ("CapPrm:\t000001ffffffffff\nCapEff:\t000001fffff7ffff\n", False),
+        ("CapPrm:\t0000000000080000\nCapEff:\t0000000000000000\nCapBnd:\t000001ffffffffff\n", False),
+        ("Name:\tCapEff:\nCapPrm:\t000001ffffffffff\n", False),
+        ("", False),
+    ],
+    ids=["all", "alone", "all others", "not in effect", "not told", "empty"],
+)
+def test_rights_are_those_in_effect(
+    status: str, may: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that a process may take, or keeps for what it runs, are not yet its own."""
+    (tmp_path / "status").write_text(status)
+    stand_in(monkeypatch, "/proc/self/status", tmp_path / "status")
+    assert kernel.may_trace_others() is may
+
+
+@needs_root
+def test_who_may_trace_others_reads_where_their_programs_are() -> None:
+    """The kernel itself agrees, about a process that has more rights than the reader."""
+    code = "import os\nprint(kernel.may_trace_others(), end=' ')\n"
+    code += f"try: print(bool(os.readlink('/proc/{os.getpid()}/exe')))\nexcept PermissionError: print(False)"
+    for dropped, told in (("-sys_ptrace", "False False"), ("-net_raw", "True True")):
+        assert python(code, "setpriv", "--inh-caps=-all", f"--bounding-set={dropped}", "--") == told
+
+
+@needs_root
 def test_run_without_rights_names_them_in_one_line() -> None:
     """A user without the capabilities is told which are missing and what to do, with exit code 1."""
     # Only reading anything is left to nobody, as the interpreter or the checkout may stand in a private folder.
@@ -179,6 +225,46 @@ def test_part_of_the_hierarchy_is_not_its_root(sub_cgroup: Path, tmp_path: Path)
     whole.mkdir()
     bind = f'mount -t cgroup2 none "$2"; mount --bind "$2/{sub_cgroup.name}" "$1"; umount "$2"; '
     assert mounted(bind + 'mount -t cgroup2 none "$2"', part, whole) == repr(os.fsencode(whole))
+
+
+CONTROLLERS = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "has"),
+    [
+        ("cpu\t0\t90\t1\nmemory\t0\t90\t1\npids\t0\t90\t1\n", False),
+        ("cpu\t2\t90\t1\nmemory\t4\t90\t1\npids\t12\t90\t1\n", True),
+        ("memory\t0\t90\t1\npids\t10\t90\t1\n", True),
+        ("memory\t10\t90\t1\npids\t0\t90\t1\n", True),
+        ("cpu\t2\t90\t1\nnet_cls\t3\t1\t1\nmemory\t0\t90\t1\npids\t0\t90\t1\n", False),
+        ("memory\t0\t1\t0\n", False),
+        ("cpu\t2\t90\t1\n", False),
+        ("memory_x\t3\t1\t1\nxpids\t4\t1\t1\n", False),
+        ("", False),
+    ],
+    ids=["v2", "v1", "pids", "memory", "others", "disabled", "neither", "names like them", "none"],
+)
+def test_has_cgroup_v1(lines: str, has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A controller on hierarchy 0 is the unified one's, or nobody's; those of no interest may be on v1."""
+    (tmp_path / "cgroups").write_text(CONTROLLERS + lines)
+    stand_in(monkeypatch, "/proc/cgroups", tmp_path / "cgroups")
+    assert kernel.has_cgroup_v1() is has
+
+
+def test_no_cgroup_v1_without_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without v1, or without cgroups, has no such list."""
+    stand_in(monkeypatch, "/proc/cgroups", tmp_path / "absent")
+    assert not kernel.has_cgroup_v1()
+
+
+def test_cgroup_v1_of_this_host() -> None:
+    """Each v1 hierarchy is a line with its controllers in the list of one's own cgroups (cgroups(7))."""
+    own = Path("/proc/self/cgroup")
+    if not own.exists():
+        pytest.skip("the kernel has no cgroups")
+    controllers = {name for line in own.read_text().splitlines() for name in line.split(":")[1].split(",")}
+    assert kernel.has_cgroup_v1() is bool(controllers & {"pids", "memory"})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from pyegress import _native, kernel
+from pyegress.decode.details import DetailsDecoder
 from pyegress.prefixes import Network, Verdict, table
+from pyegress.record import CgroupPath, Details
 from pyegress.session import BATCH, KINDS, AttachError, Session, Settings
 from tests.traffic import traffic
 
@@ -82,9 +84,9 @@ def split(session: Session, records: memoryview) -> list[Any]:
 def read_all(session: Session, pid: int | None = None) -> list[Any]:
     """What is in the ring, of one process or all."""
     found = []
-    while records := session.read(0):
+    while (records := session.read(0)) or session.details():
         found += split(session, records)
-    return [event for event in found if pid is None or event.process.tgid == pid]
+    return [event for event in found if pid is None or event.process.identity.tgid == pid]
 
 
 def destination(event: Any) -> str:
@@ -126,7 +128,7 @@ def test_detach_keeps_what_was_seen() -> None:
         before = send("udp", "198.18.0.1", PORT, 2)
         session.detach()
         after = send("udp", "198.18.0.1", PORT, 3)
-        assert [event.process.tgid for event in read_all(session)].count(before.pid) == 2
+        assert [event.process.identity.tgid for event in read_all(session)].count(before.pid) == 2
         assert read_all(session, after.pid) == []
 
 
@@ -200,7 +202,9 @@ def test_own_process_is_not_reported() -> None:
                 own.connect_ex(("127.0.0.1", PORT))
         child = send("udp", "127.0.0.1", PORT)
         assert session.counters()["skipped_own"] == 2
-        assert {event.process.tgid for event in read_all(session)} & {child.pid, os.getpid()} == {child.pid}
+        assert {event.process.identity.tgid for event in read_all(session)} & {child.pid, os.getpid()} == {
+            child.pid
+        }
 
 
 @pytest.mark.parametrize(
@@ -232,7 +236,6 @@ def test_each_way_to_ask_for_a_destination(
     )
     assert (event.count, event.tid, event.flags) == (1, int(sent["tid"]), 0)
     assert session.ffi.string(event.process.comm) == b"traffic"
-    assert event.process.parent_tgid == os.getpid()
 
 
 def test_port_0_is_no_event() -> None:
@@ -286,7 +289,9 @@ def test_ignored_port(ignored: int, mirrored: int) -> None:
     with observing(window_ns=0, ports={ignored: IGNORE}, rules=1) as session:
         senders = {port: send("udp", "198.18.0.1", port) for port in {ignored, mirrored}}
         found = read_all(session)
-        shown = {port for port, sent in senders.items() if any(e.process.tgid == sent.pid for e in found)}
+        shown = {
+            port for port, sent in senders.items() if any(e.process.identity.tgid == sent.pid for e in found)
+        }
         assert shown == {mirrored} - {ignored}
 
 
@@ -417,18 +422,18 @@ def test_rules_count_their_hits() -> None:
 
 def test_ring_that_is_full_loses_a_counted_number() -> None:
     """With nobody reading, what does not fit is counted: read and lost make what was sent."""
-    with observing(window_ns=0, ring_bytes=4096, **ONLY_PORT) as session:
+    with observing(window_ns=0, ring_bytes=65536, **ONLY_PORT) as session:
         sent = send("udp", "198.18.0.1", PORT, 1000)
         read = len(read_all(session, sent.pid))
         counters = session.counters()
-    assert 0 < read < 100
+    assert 0 < read < 65536 // 152  # a record and the ring's own 8 bytes
     assert (counters["reported"], counters["lost_ring"]) == (read, sent.sent - read)
 
 
 def test_full_ring_loses_first_datagrams_and_no_repeats() -> None:
     """With a window a flow whose first record has no room is lost with it, and reported when there is room."""
-    with observing(ring_bytes=4096, **ONLY_PORT) as session:
-        addresses = [f"198.18.1.{number}" for number in range(200)]
+    with observing(ring_bytes=65536, **ONLY_PORT) as session:
+        addresses = [f"198.18.{number // 256}.{number % 256}" for number in range(256, 1256)]
         sent = send("udpaddrs", PORT, *addresses)
         first = read_all(session, sent.pid)
         lost = session.counters()["lost_first"]
@@ -439,7 +444,7 @@ def test_full_ring_loses_first_datagrams_and_no_repeats() -> None:
 
 def test_ring_that_was_emptied_has_room_again() -> None:
     """Reading is what makes room, and batches may be read as they come."""
-    with observing(window_ns=0, ring_bytes=4096, **ONLY_PORT) as session:
+    with observing(window_ns=0, ring_bytes=65536, **ONLY_PORT) as session:
         total = 0
         for _ in range(20):
             sent = send("udp", "198.18.0.1", PORT, 10)
@@ -454,7 +459,7 @@ def test_repeats_of_a_flow_are_counted() -> None:
         sent = send("udp", "198.18.0.1", PORT, 7)
         assert [event.count for event in read_all(session, sent.pid)] == [1]
         (rest,) = split(session, session.take_flows(NEVER_NS))
-        assert (rest.count, rest.process.tgid, destination(rest)) == (6, sent.pid, "198.18.0.1")
+        assert (rest.count, rest.process.identity.tgid, destination(rest)) == (6, sent.pid, "198.18.0.1")
         assert session.counted() == session.counters()["datagrams"] == 7
         assert not session.take_flows(NEVER_NS)
 
@@ -542,7 +547,7 @@ def test_synthesize() -> None:
         assert [destination(event) for event in found] == [
             f"192.0.2.{number % 256}" for number in range(1024)
         ]
-        assert {(event.process.tgid, event.dport, event.protocol) for event in found} == {
+        assert {(event.process.identity.tgid, event.dport, event.protocol) for event in found} == {
             (session.own_tgid, 443, 6)
         }
         assert session.counters()["reported"] == 1024
@@ -556,7 +561,7 @@ def test_synthesize_is_not_loaded_unless_asked_for() -> None:
 
 def test_synthesized_records_that_do_not_fit_are_counted() -> None:
     """A full ring is counted to the record."""
-    with observing(synthesize=True, ring_bytes=4096, **ONLY_PORT) as session:
+    with observing(synthesize=True, ring_bytes=65536, **ONLY_PORT) as session:
         session.synthesize(1000)
         read = len(read_all(session))
         assert read > 0
@@ -597,7 +602,7 @@ def test_read_waits_for_an_event() -> None:
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as sender:
             (event,) = split(session, session.read(-1))
-        assert event.process.tgid == sender.pid
+        assert event.process.identity.tgid == sender.pid
 
 
 def test_signal_ends_a_read() -> None:
@@ -620,4 +625,115 @@ def test_ring_size_is_rounded_up() -> None:
     with observing(synthesize=True, ring_bytes=100_000, **ONLY_PORT) as session:
         for _ in range(2):
             session.synthesize(500)
-        assert len(read_all(session)) == (1 << 17) // 160
+        assert 100_000 // 152 < len(read_all(session)) < (1 << 17) // 152
+
+
+def details(session: Session) -> list[Details | CgroupPath]:
+    """What the last read was told of programs and cgroups."""
+    return list(DetailsDecoder(session.ffi).decode(session.details()))
+
+
+def send_again(session: Session) -> tuple[int, list[Details], list[CgroupPath]]:
+    """A new flow of this process: how many of its events came, and what was told with them."""
+    session.synthesize(1)
+    events = split(session, session.read(0))
+    told = details(session)
+    return (
+        len([event for event in events if event.process.identity.tgid == os.getpid()]),
+        [each for each in told if isinstance(each, Details) and each.seen.identity.tgid == os.getpid()],
+        [each for each in told if isinstance(each, CgroupPath)],
+    )
+
+
+def test_details_come_once() -> None:
+    """With the first event of a program; its cgroup's path too, and ancestors in front of it."""
+    with observing(synthesize=True, **ONLY_PORT) as session:
+        count, (own,), cgroups = send_again(session)
+        assert count == 1 and own.parent is not None
+        assert own.seen.cgroup_id in {each.cgroup_id for each in cgroups}
+        assert own.args is not None and b"pytest" in own.args
+        assert send_again(session) == (1, [], [])
+
+
+def test_what_is_forgotten_is_told_again() -> None:
+    """The reader may forget, and says so."""
+    with observing(synthesize=True, **ONLY_PORT) as session:
+        _, (own,), _ = send_again(session)
+        session.forget_program(own.seen.identity)
+        _, again, cgroups = send_again(session)
+        assert (again, cgroups) == ([own], [])
+        session.forget_program(own.seen.identity)
+        session.forget_cgroup(own.seen.cgroup_id)
+        _, again, cgroups = send_again(session)
+        assert again == [own] and [each.cgroup_id for each in cgroups] == [own.seen.cgroup_id]
+        session.forget_cgroup(1 << 60)  # unknown to it
+
+
+def test_program_that_changes_its_name_is_told_again() -> None:
+    """A name may change at any time: the reader is told before the next event."""
+    with observing(synthesize=True, **ONLY_PORT) as session:
+        _, (before,), _ = send_again(session)
+        name = Path("/proc/self/comm")
+        old = name.read_text()
+        try:
+            name.write_text("renamed")
+            _, (after,), _ = send_again(session)
+        finally:
+            name.write_text(old)
+        assert after == before._replace(seen=before.seen._replace(comm="renamed"))
+
+
+THIRD: dict[str, Any] = {"ports": {PORT: Verdict(2, False, True)}, "only_ports": True, "rules": 3}
+"""The port rule, so that the process rules are 0 and 1."""
+
+
+def test_hidden_program() -> None:
+    """The kernel drops what it does as long as it is as it was judged."""
+    with observing(window_ns=0, hide_programs=True, report_loopback=True, **THIRD) as session:
+        command = [str(traffic()), "hold", "127.0.0.1", str(PORT)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sender:
+            assert sender.stdin is not None and sender.stdout is not None
+            sender.stdout.readline()
+            assert len(split(session, session.read(0))) == 1
+            (told,) = [each for each in details(session) if isinstance(each, Details) and each.args]
+            session.hide_program(told.seen, 0)
+            sender.stdin.write(b"\n")
+            sender.stdin.flush()
+            sender.stdout.readline()
+            assert read_all(session) == []
+            assert session.counters()["skipped_process"] == 1
+            assert session.rule_hits(3) == [1, 0, 2]
+            session.hide_program(told.seen._replace(uid=1), 0)
+            sender.stdin.close()
+            sender.wait()
+
+
+def test_hidden_cgroup() -> None:
+    """The kernel drops what all in it do."""
+    with observing(window_ns=0, hide_cgroups=True, **THIRD) as session:
+        send("udp", "198.18.0.1", PORT)
+        session.read(0)
+        (told,) = [each for each in details(session) if isinstance(each, Details) and each.args]
+        session.hide_cgroup(told.seen.cgroup_id, 1)
+        send("udp", "198.18.0.1", PORT)
+        assert read_all(session) == []
+        assert session.rule_hits(3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["comms", "uids"])
+def test_process_tables(kind: str) -> None:
+    """Names and users are decided from the first event: hidden by a rule, or outside of those wanted."""
+    own, other = (b"traffic".ljust(16, b"\0"), b"other".ljust(16, b"\0")) if kind == "comms" else (0, 1)
+    outside = "outside_comm" if kind == "comms" else "outside_uid"
+    for rules, only, hits in (
+        ({own: Verdict(0, True, False)}, None, [1, 0]),
+        ({other: Verdict(0, True, False)}, None, [0, 0]),
+        ({own: Verdict(0, False, True)}, 1, [1, 0]),
+        ({other: Verdict(0, False, True)}, 1, [0, 1]),
+    ):
+        settings: dict[str, Any] = {kind: rules, outside: only} | THIRD
+        with observing(window_ns=0, **settings) as session:
+            sent = send("udp", "198.18.0.1", PORT)
+            hidden = hits == [0, 1] or (only is None and hits == [1, 0])
+            assert len(read_all(session, sent.pid)) == (not hidden)
+            assert session.rule_hits(3) == [*hits, 1]

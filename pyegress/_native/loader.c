@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_PROGRAMS = 64, LOG_BYTES = 1 << 16 };
+enum { MAX_PROGRAMS = 64, LOG_BYTES = 1 << 16, DETAILS_BYTES = 1 << 20, MOST_DETAILS = 1 << 14 };
 
 struct egress {
 	struct bpf_object *object;
@@ -23,6 +23,8 @@ struct egress {
 	struct ring_buffer *ring;
 	struct egress_event *arena;
 	int used, capacity;
+	unsigned char *details;
+	size_t details_used;
 	__u64 counted;
 };
 
@@ -65,7 +67,10 @@ struct egress *egress_open(const char *path, int *error)
 	struct egress *self = calloc(1, sizeof(*self));
 	struct bpf_program *program;
 
-	if (!self) {
+	if (self)
+		self->details = malloc(DETAILS_BYTES);
+	if (!self || !self->details) {
+		free(self);
 		*error = -ENOMEM;
 		return NULL;
 	}
@@ -74,6 +79,7 @@ struct egress *egress_open(const char *path, int *error)
 	if (!self->object) {
 		/* libbpf has errnos of its own, from 4000, for an object that is none. */
 		*error = errno < 4000 ? -errno : -EINVAL;
+		free(self->details);
 		free(self);
 		return NULL;
 	}
@@ -90,6 +96,7 @@ void egress_close(struct egress *self)
 	egress_detach(self);
 	ring_buffer__free(self->ring);
 	bpf_object__close(self->object);
+	free(self->details);
 	free(self);
 }
 
@@ -178,12 +185,33 @@ __u64 egress_counted(struct egress *self)
 	return self->counted;
 }
 
-static int on_event(void *context, void *data, size_t bytes)
+/* Details come in records of two sizes, mostly empty: what is used of them is kept, at a multiple of 8. */
+static int keep_details(struct egress *self, const struct egress_details *details, size_t bytes)
+{
+	size_t used;
+
+	if (bytes < sizeof(*details))
+		return -EPROTO;
+	used = sizeof(*details) + (size_t)details->path_bytes + details->args_bytes;
+	if (used > bytes)
+		return -EPROTO;
+	memcpy(self->details + self->details_used, details, used);
+	self->details_used += (used + 7) & ~(size_t)7;
+	return self->details_used + MOST_DETAILS <= DETAILS_BYTES ? 0 : -ENOBUFS;
+}
+
+const void *egress_details(struct egress *self, size_t *bytes)
+{
+	*bytes = self->details_used;
+	return self->details;
+}
+
+static int on_record(void *context, void *data, size_t bytes)
 {
 	struct egress *self = context;
 
 	if (bytes != sizeof(struct egress_event))
-		return -EPROTO;
+		return keep_details(self, data, bytes);
 	memcpy(&self->arena[self->used++], data, bytes);
 	count_datagrams(self, data);
 	/* libbpf has moved past this record already, so stopping here loses nothing. */
@@ -198,7 +226,7 @@ int egress_load(struct egress *self)
 		return -ENOENT;
 	if (bpf_object__load(self->object))
 		return -errno;
-	self->ring = ring_buffer__new(bpf_map__fd(events), on_event, self, NULL);
+	self->ring = ring_buffer__new(bpf_map__fd(events), on_record, self, NULL);
 	return self->ring ? 0 : -errno;
 }
 
@@ -210,6 +238,15 @@ int egress_set(struct egress *self, const char *name, const void *key, unsigned 
 	if (!map)
 		return -ENOENT;
 	return bpf_map__update_elem(map, key, key_bytes, value, value_bytes, BPF_ANY) ? -errno : 0;
+}
+
+int egress_forget(struct egress *self, const char *name, const void *key, unsigned key_bytes)
+{
+	struct bpf_map *map = find_map(self, name);
+
+	if (!map)
+		return -ENOENT;
+	return bpf_map__delete_elem(map, key, key_bytes, 0) ? -errno : 0;
 }
 
 static int run_once(struct egress *self, const char *name, __u64 argument)
@@ -242,7 +279,7 @@ int egress_learn_own_tgid(struct egress *self)
 				memcpy(value, &tgid, sizeof(tgid));
 				error = bpf_map__update_elem(map, &zero, sizeof(zero), value, size, 0) ? -errno : 0;
 			}
-			memcpy(&tgid, value, sizeof(tgid)); /* own_tgid is the first variable of .bss */
+			memcpy(&tgid, value, sizeof(tgid)); /* own.tgid is the first variable of .bss */
 			free(value);
 			return error ? error : (int)tgid;
 		}
@@ -274,6 +311,11 @@ int egress_synthesize(struct egress *self, unsigned records)
 	return run_once(self, "synthesize", records);
 }
 
+static int is_empty(struct egress *self)
+{
+	return self->used == 0 && self->details_used == 0;
+}
+
 int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena, int capacity)
 {
 	int result;
@@ -281,14 +323,15 @@ int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena,
 	self->arena = arena;
 	self->capacity = capacity;
 	self->used = 0;
+	self->details_used = 0;
 	/* What waits comes first: most records are put in the ring without waking us. */
 	result = ring_buffer__consume(self->ring);
-	if (self->used == 0 && result >= 0)
+	if (is_empty(self) && result >= 0)
 		result = ring_buffer__poll(self->ring, timeout_ms);
 	/* A time-out also may have left records that were no reason to wake us. */
-	if (self->used == 0 && result == 0)
+	if (is_empty(self) && result == 0)
 		result = ring_buffer__consume(self->ring);
-	if (self->used > 0)
+	if (!is_empty(self))
 		return self->used;
 	return result < 0 ? result : 0;
 }

@@ -8,6 +8,10 @@
 
 #include "egress.h"
 
+#ifndef __VMLINUX_H__
+#include <stddef.h>
+#endif
+
 struct egress;
 
 /* Reads an object; NULL with *error set. What libbpf and the verifier say is kept for egress_log. */
@@ -33,6 +37,7 @@ int egress_load(struct egress *self);
 /* After load. */
 int egress_set(struct egress *self, const char *map, const void *key, unsigned key_bytes, const void *value,
 	       unsigned value_bytes);
+int egress_forget(struct egress *self, const char *map, const void *key, unsigned key_bytes);
 /* Runs `whoami`: our tgid as the initial pid namespace counts it (before 5.10, as getpid() does). */
 int egress_learn_own_tgid(struct egress *self);
 int egress_attach(struct egress *self, int program, int cgroup_fd);
@@ -45,6 +50,8 @@ int egress_synthesize(struct egress *self, unsigned records);
  * full the rest stays in the ring. -EINTR when a signal came.
  */
 int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena, int capacity);
+/* Details (struct egress_details, each at a multiple of 8) that the last read found; 0 events may come with some. */
+const void *egress_details(struct egress *self, size_t *bytes);
 /*
  * Takes flows without a datagram since `idle_since_ns` out of the table; those with unreported repeats are written
  * to `arena`. Returns how many; call again while it returns `capacity`. A busy flow is left to the kernel, which

@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from pyegress.decode.details import SeenDecoder, text
 from pyegress.decode.layout import layout_of
-from pyegress.record import Connection, Process, Seen
+from pyegress.record import DETAILS_LOST, Connection, Process, Seen
 
 EVENT_FIELDS = (
     "ts_ns",
@@ -26,25 +27,14 @@ EVENT_FIELDS = (
     "pad",
     "saddr",
     "daddr",
+    "thread_comm",
     "process",
 )
-PROCESS_FIELDS = (
-    "start_ns",
-    "parent_start_ns",
-    "cgroup_id",
-    "tgid",
-    "exec_id",
-    "uid",
-    "gid",
-    "parent_tgid",
-    "flags",
-    "comm",
-    "parent_comm",
-)
 _PROCESSES_KEPT = 16384
+_THREADS_KEPT = 4096
 _ADDRESSES_KEPT = 131072
-_KERNEL_THREAD = 1
 _RESULT_KNOWN = 1
+_KERNEL_SOCKET = 2
 
 
 class _Protocols(dict[int, str]):
@@ -79,36 +69,27 @@ class _Processes(dict[bytes, Process]):
 
     def __init__(self, ffi: Any, resolve: Callable[[Seen], Process]) -> None:
         super().__init__()
-        self._unpack = layout_of(ffi, "egress_process", PROCESS_FIELDS).unpack.unpack
+        self._seen = SeenDecoder(ffi)
         self._resolve = resolve
 
     def __missing__(self, raw: bytes) -> Process:
-        (start_ns, parent_start_ns, cgroup_id, tgid, exec_id, uid, gid, parent, flags, comm, parent_comm) = (
-            self._unpack(raw)
-        )
-        process = self._resolve(
-            Seen(
-                tgid,
-                start_ns,
-                exec_id,
-                _text(comm),
-                uid,
-                gid,
-                cgroup_id,
-                bool(flags & _KERNEL_THREAD),
-                parent,
-                parent_start_ns,
-                _text(parent_comm),
-            )
-        )
+        process = self._resolve(self._seen.decode(raw))
+        if process.attribution == DETAILS_LOST:
+            return process
         if len(self) >= _PROCESSES_KEPT:
             del self[next(iter(self))]
         self[raw] = process
         return process
 
 
-def _text(comm: bytes) -> str:
-    return comm.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+class _Threads(dict[bytes, str | None]):
+    """Names of threads, None for a main thread."""
+
+    def __missing__(self, raw: bytes) -> str | None:
+        if len(self) >= _THREADS_KEPT:
+            self.clear()
+        name = self[raw] = text(raw) or None
+        return name
 
 
 class EventDecoder:
@@ -128,12 +109,13 @@ class EventDecoder:
         self._iter_unpack = layout.unpack.iter_unpack
         self._processes = _Processes(ffi, resolve)
         self._addresses = _Addresses()
+        self._threads = _Threads()
         self._netns = netns
         self._ifname = ifname
 
     def decode(self, records: Any, epoch_offset_ns: int) -> list[Connection]:
         """Connections of a buffer of whole records; the offset turns boot time into time since the epoch."""
-        addresses, processes = self._addresses, self._processes
+        addresses, processes, threads = self._addresses, self._processes, self._threads
         batch: list[Connection] = []
         append = batch.append
         for (
@@ -151,8 +133,10 @@ class EventDecoder:
             _,
             saddr,
             daddr,
-            process,
+            thread_comm,
+            raw_process,
         ) in self._iter_unpack(records):
+            process = processes[raw_process]
             append(
                 Connection(
                     ts_ns + epoch_offset_ns,
@@ -168,9 +152,11 @@ class EventDecoder:
                     "out",
                     netns or None,
                     self._ifname(ifindex) if ifindex and netns == self._netns else None,
-                    processes[process],
+                    process,
                     tid,
-                    "kernel",
+                    threads[thread_comm],
+                    process.attribution,
+                    bool(flags & _KERNEL_SOCKET),
                 )
             )
         return batch

@@ -24,7 +24,8 @@ class Layout(NamedTuple):
 
 
 def layout_of(ffi: Any, name: str, expected: tuple[str, ...]) -> Layout:
-    """The layout of `struct NAME`; members that are arrays or structs come out as bytes.
+    """The layout of `struct NAME`; members that are arrays or structs come out as bytes, a last one of
+    open length does not.
 
     Raises TypeError when the members aren't `expected`, in that order: then header and decoder differ.
     """
@@ -33,6 +34,10 @@ def layout_of(ffi: Any, name: str, expected: tuple[str, ...]) -> Layout:
     offset = 0
     fields = []
     for field_name, field in ctype.fields:
+        if field.type.kind == "array" and field.type.length is None:
+            if field.offset != ffi.sizeof(ctype):
+                raise TypeError(f"struct {name}: {field_name} begins inside the struct's padding")
+            break
         text += "x" * (field.offset - offset)
         size = ffi.sizeof(field.type)
         text += f"{size}s" if field.type.kind in ("array", "struct") else _CODES[field.type.cname]

@@ -13,13 +13,17 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from pyegress.attribute.procfs import ProcfsResolver
+from pyegress.attribute.cgroup import walk
+from pyegress.attribute.processes import PROGRAMS, ProcessTable
+from pyegress.decode.details import DetailsDecoder
 from pyegress.decode.event import EventDecoder
 from pyegress.errors import InputError, UnsupportedError
-from pyegress.filters import ProcessFilters
+from pyegress.filters import ProcessFilterOptions, ProcessFilters
+from pyegress.kernel import cgroup2_root, may_trace_others
 from pyegress.options import Cidr, DurationNs, Ports, SizeBytes
-from pyegress.plugin import Batch, Context, Input, Options
+from pyegress.plugin import Batch, Context, Input
 from pyegress.prefixes import Network, Verdict, table
+from pyegress.record import ATTRIBUTED, Details, Process, Seen
 from pyegress.session import BATCH, KINDS, AttachError, Session, Settings, explain
 
 IDLE_MS = 100
@@ -36,7 +40,7 @@ def _help(text: str, ge: int | None = None, le: int | None = None) -> msgspec.Me
     return msgspec.Meta(description=text, ge=ge, le=le)
 
 
-class EbpfOptions(Options, frozen=True):
+class EbpfOptions(ProcessFilterOptions, frozen=True):
     """Options of the ebpf input."""
 
     quiet: Annotated[bool, _help("no line per connection on stderr when outputs are named")] = False
@@ -55,20 +59,11 @@ class EbpfOptions(Options, frozen=True):
     only_cidr: Annotated[tuple[Cidr, ...], _help("hide destinations outside these networks")] = ()
     ignore_port: Annotated[tuple[Ports, ...], _help("hide this destination port or range")] = ()
     only_port: Annotated[tuple[Ports, ...], _help("hide other destination ports")] = ()
-    ignore_comm: Annotated[
-        tuple[str, ...], _help("hide processes with this name, or matching this glob")
-    ] = ()
-    ignore_cmdline: Annotated[
-        tuple[str, ...], _help("hide processes whose command line has this text, or matches this glob")
-    ] = ()
-    ignore_parent: Annotated[tuple[str, ...], _help("hide processes whose parent has this name (glob)")] = ()
-    ignore_grandparent: Annotated[
-        tuple[str, ...], _help("hide processes whose grandparent has this name (glob)")
-    ] = ()
-    ring: Annotated[SizeBytes, _help("ring buffer, rounded up to a power of two", ge=4096, le=1 << 30)] = (
+    ring: Annotated[SizeBytes, _help("ring buffer, rounded up to a power of two", ge=65536, le=1 << 30)] = (
         4 << 20
     )
     flows: Annotated[int, _help("UDP flows remembered at a time", ge=1, le=1 << 22)] = 32768
+    programs: Annotated[int, _help("programs remembered at a time", ge=64, le=1 << 20)] = PROGRAMS
 
 
 class Ebpf(Input):
@@ -83,11 +78,10 @@ class Ebpf(Input):
 
     def __init__(self, options: EbpfOptions) -> None:
         self._options = options
-        self._filters = ProcessFilters(
-            options.ignore_comm, options.ignore_cmdline, options.ignore_parent, options.ignore_grandparent
-        )
+        self._filters = ProcessFilters(options)
         self._rules: list[tuple[str, str]] = []
         self._settings = self._make_settings()
+        self._warned = False
         self._session: Session | None = None
         self._stopping = False
         self._drained = False
@@ -97,17 +91,19 @@ class Ebpf(Input):
         """Attach; raises UnsupportedError with the one cause when nothing attaches."""
         self._context = context
         session = self._session = self._attach()
-        own_numbers = session.own_tgid == os.getpid()
-        if not own_numbers:
+        if session.own_tgid != os.getpid():
             context.notice(
-                "ebpf: running in a pid namespace: pids are those of the host, and /proc here can't tell about them"
+                "ebpf: running in a pid namespace: pids of processes outside of it are those of the host, "
+                "and /proc here can't tell about them"
             )
-        self._decoder = EventDecoder(
-            session.ffi,
-            ProcfsResolver(context.losses, usable=own_numbers).resolve,
-            Path("/proc/self/ns/net").stat().st_ino,
-            _ifname,
+        self._table = ProcessTable(
+            session.forget_program, session.forget_cgroup, self._forbidden, programs=self._options.programs
         )
+        self._details = DetailsDecoder(session.ffi)
+        self._decoder = EventDecoder(
+            session.ffi, self._resolve, Path("/proc/self/ns/net").stat().st_ino, _ifname
+        )
+        self._hide_cgroups()
 
     def read(self) -> Iterator[Batch]:
         """Batches until `stop`, then what is left in the ring and in the tables."""
@@ -124,7 +120,10 @@ class Ebpf(Input):
                 next_sweep_ns = now_ns + sweep_ns
                 yield from self._sweep(now_ns - self._options.window, now_ns - PENDING_NS)
         session.detach()
-        while records := session.read(0):
+        while True:
+            records = session.read(0)
+            if not records and not session.details():
+                break
             yield self._batch(records)
         yield from self._sweep(_NEVER_NS, _NEVER_NS)
         self._drained = True
@@ -167,21 +166,73 @@ class Ebpf(Input):
         put("skipped", "to loopback (-I ebpf:allow-loopback:true shows them)", counters["skipped_loopback"])
         put("skipped", "by protocol", counters["skipped_protocol"])
         hidden = {"port": counters["skipped_port"], "cidr": counters["skipped_cidr"]}
-        for (rule, what), hits in zip(self._rules, session.rule_hits(len(self._rules)), strict=True):
+        kernel_hits = session.rule_hits(self._settings.rules)
+        for (rule, what), hits in zip(self._rules, kernel_hits, strict=False):
             if rule.startswith("ignore-"):
                 hidden[what] -= hits
                 put("skipped", f"by {rule}", hits)
             else:
                 put("matched", f"by {rule}", hits)
+        first = self._first_process_rule
+        for label, before, here in zip(
+            self._filters.labels, kernel_hits[first:], self._filters.hits, strict=True
+        ):
+            if label.startswith("only-"):
+                put("matched", f"by {label}", before + here)
+            else:
+                put("skipped", label if label.startswith("outside") else f"by {label}", before + here)
         for what, hits in hidden.items():
             put("skipped", f"outside only-{what}", hits)
-        for pattern, hits in self._filters.hits.items():
-            put("skipped", f"by {pattern}", hits)
+        put("lost", "ebpf: details of programs (sent again with their next event)", counters["lost_details"])
 
     def _batch(self, records: memoryview) -> Batch:
+        for told in self._details.decode(self._opened().details()):
+            self._table.add(told)
+            if self._filters.needs_verdicts and isinstance(told, Details):
+                self._resolve(told.seen)
         # Anew each time: the clock may have been set.
         offset_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - _boot_ns()
-        return self._filters.apply(self._decoder.decode(records, offset_ns))
+        return self._judged(self._decoder.decode(records, offset_ns))
+
+    def _judged(self, batch: Batch) -> Batch:
+        kept = self._filters.apply(batch)
+        if self._table.has_gaps:
+            for connection in kept:
+                if connection.process and connection.process.attribution not in ATTRIBUTED:
+                    self._context.losses.add("unattributed", connection.process.attribution)
+        return kept
+
+    def _resolve(self, seen: Seen) -> Process:
+        """The process, with the verdict on it told to the kernel, so that it sends no more of what is hidden."""
+        process = self._table.resolve(seen)
+        first = self._first_process_rule
+        if self._filters.has_place_rules and process.cgroup is not None:
+            rule = self._filters.judge_place(process)
+            if rule is not None:
+                self._opened().hide_cgroup(seen.cgroup_id, first + rule)
+        if self._filters.needs_verdicts:
+            rule = self._filters.judge(process)
+            if rule is not None:
+                self._opened().hide_program(seen, first + rule)
+        return process
+
+    def _hide_cgroups(self) -> None:
+        """Judge those that are there already, so that none of their events is sent."""
+        if not self._filters.has_place_rules:
+            return
+        root = cgroup2_root()
+        for cgroup_id, path in walk(root) if root else ():
+            rule = self._filters.judge_place(self._table.of_cgroup(path))
+            if rule is not None:
+                self._opened().hide_cgroup(cgroup_id, self._first_process_rule + rule)
+
+    def _forbidden(self) -> None:
+        if not self._warned and not may_trace_others():
+            self._warned = True
+            self._context.notice(
+                "ebpf: /proc does not show other users' programs: command lines of parents, and what was not in "
+                "memory, stay unknown; give CAP_SYS_PTRACE, or mount /proc without hidepid"
+            )
 
     def _sweep(self, flows_before_ns: int, pending_before_ns: int) -> Iterator[Batch]:
         session = self._opened()
@@ -194,7 +245,7 @@ class Ebpf(Input):
                 batch = self._decoder.decode(records, time.clock_gettime_ns(time.CLOCK_REALTIME) - _boot_ns())
                 if take == session.take_pending:
                     self._unfinished += len(batch)
-                yield self._filters.apply(batch)
+                yield self._judged(batch)
                 if len(batch) < BATCH:
                     break
 
@@ -234,6 +285,8 @@ class Ebpf(Input):
             self._number("ignore-port", "port", options.ignore_port),
             self._number("only-port", "port", options.only_port),
         )
+        self._first_process_rule = first = len(self._rules)
+        in_kernel = self._filters.kernel
         return Settings(
             window_ns=options.window,
             ring_bytes=options.ring,
@@ -245,7 +298,14 @@ class Ebpf(Input):
             only_ports=bool(options.only_port),
             cidrs=cidrs,
             only_cidrs=bool(options.only_cidr),
-            rules=len(self._rules),
+            comms={comm: _moved(verdict, first) for comm, verdict in in_kernel.comms.items()},
+            uids={uid: _moved(verdict, first) for uid, verdict in in_kernel.uids.items()},
+            outside_comm=None if in_kernel.outside_comm is None else first + in_kernel.outside_comm,
+            outside_uid=None if in_kernel.outside_uid is None else first + in_kernel.outside_uid,
+            hide_cgroups=self._filters.has_place_rules,
+            hide_programs=self._filters.needs_verdicts,
+            programs=options.programs,
+            rules=first + len(self._filters.labels),
         )
 
     def _number(self, option: str, what: str, values: tuple[T, ...]) -> list[tuple[int, T]]:
@@ -255,6 +315,10 @@ class Ebpf(Input):
             numbered.append((len(self._rules), value))
             self._rules.append((f"{option}:{value}", what))
         return numbered
+
+
+def _moved(verdict: Verdict, first: int) -> Verdict:
+    return verdict._replace(rule=first + verdict.rule)
 
 
 def _port_table(ignore: list[tuple[int, Ports]], only: list[tuple[int, Ports]]) -> dict[int, Verdict]:

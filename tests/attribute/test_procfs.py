@@ -1,87 +1,113 @@
 # SPDX-License-Identifier: MIT
-"""Attribution by /proc: only of the process that the kernel named, and what is missing is counted."""
+"""What /proc tells is taken of the very program that the kernel named, and of no other."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pyegress.attribute import procfs
-from pyegress.attribute.procfs import CMDLINE_BYTES, TICK_NS, ProcfsResolver, full_name, user_name
-from pyegress.losses import Losses
-from pyegress.record import Process, Seen
+from pyegress.attribute.procfs import ARGS_BYTES, TICK_NS, Found, Missing, Procfs
 
-GONE = ("unattributed", "without details: processes gone or changed before /proc was read")
-CUT = "averyverylongna"
-
-
-def seen(pid: int, start_ticks: int, comm: str, **changed: Any) -> Seen:
-    """What the kernel saw of a process without a parent, somewhere inside a clock tick."""
-    fields: dict[str, Any] = {
-        "pid": pid,
-        "start_ns": start_ticks * TICK_NS + TICK_NS - 1,
-        "exec_id": 1,
-        "comm": comm,
-        "uid": 0,
-        "gid": 0,
-        "cgroup_id": 5,
-        "kernel": False,
-        "parent_pid": 0,
-        "parent_start_ns": 0,
-        "parent_comm": "",
-    }
-    return Seen(**{**fields, **changed})
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+WAITS = "echo; read line; :"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def start_ticks(pid: int) -> int:
-    """Start time of a running process."""
-    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19])
+def facts(pid: int) -> tuple[int, int, int]:
+    """Number, start and address of the arguments, as the kernel side would tell them of a running process."""
+    # proc_pid_stat(5) counts fields from 1; the third is the first behind the name.
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
+    return pid, int(fields[22 - 3]) * TICK_NS + TICK_NS - 1, int(fields[48 - 3])
 
 
-def comm_of(pid: int) -> str:
-    """The kernel's name of a running process."""
-    return Path(f"/proc/{pid}/comm").read_text().removesuffix("\n")
+@contextmanager
+def running(
+    *command: str | bytes, executable: str | Path | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A process that has said a line, and its line; it ends when its input does."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, executable=executable
+    ) as process:
+        assert process.stdout
+        yield process, process.stdout.readline().decode().strip()
+        process.communicate()
+
+
+def said(find: tuple[int, int, int], before: str = "", *command: str) -> str:
+    """What a program of its own finds, after the statement `before`: the path, or why there is none."""
+    code = f"""
+import os
+from pyegress.attribute.procfs import Found, Procfs
+{before}
+found = Procfs().find{find}
+print(f"found {{found.exe}}" if isinstance(found, Found) else found.name)
+"""
+    done = subprocess.run(
+        [*command, sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def as_nobody(find: tuple[int, int, int], *command: str) -> str:
+    """The same of a user without rights."""
+    return said(find, f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})", *command)
 
 
 class FakeProc:
     """A /proc of made-up processes."""
 
+    start = 100
+    arg_start = 0x7FFD_0000_1000
+
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.losses = Losses()
-        self.resolver = ProcfsResolver(self.losses, root=root)
 
     def add(
         self,
-        pid: int,
-        start: int,
+        pid: int = 9,
         comm: bytes = b"curl",
-        parent: int = 0,
+        state: bytes = b"S",
+        start: int = start,
+        arg_start: int = arg_start,
         cmdline: bytes = b"curl\0http://a/\0",
-        exe: bytes | None = b"/usr/bin/curl",
-        uid: int = 0,
-        flags: int = 0,
+        exe: bytes = b"/usr/bin/curl",
     ) -> None:
-        """Let a process run, in place of one with the same number."""
+        """Let a process run."""
         folder = self.root / str(pid)
-        folder.mkdir(exist_ok=True)
-        zeros = b" 0 0 0 0 %d" % flags + b" 0" * 12
-        (folder / "stat").write_bytes(b"%d (%s) S %d%s %d 0 0\n" % (pid, comm, parent, zeros, start))
+        folder.mkdir()
+        # Every field has another value, so that no neighbour passes for the one that is meant.
+        fields = [b"%d" % (1000 + number) for number in range(3, 53)]
+        fields[0], fields[22 - 3], fields[48 - 3] = state, b"%d" % start, b"%d" % arg_start
+        (folder / "stat").write_bytes(b"%d (%s) %s\n" % (pid, comm, b" ".join(fields)))
         (folder / "cmdline").write_bytes(cmdline)
-        (folder / "status").write_bytes(b"Name:\t%s\nUid:\t%d\t1\t1\t1\n" % (comm, uid))
-        (folder / "exe").unlink(missing_ok=True)
-        if exe is not None:
-            (folder / "exe").symlink_to(os.fsdecode(exe))
+        (folder / "exe").symlink_to(os.fsdecode(exe))
 
-    def resolve(self, asked: Seen) -> Process:
-        """What is made of a process."""
-        return self.resolver.resolve(asked)
+    def find(
+        self, pid: int = 9, start_ns: int = start * TICK_NS, arg_start: int = arg_start
+    ) -> Found | Missing:
+        """What is found there."""
+        return Procfs(self.root).find(pid, start_ns, arg_start)
+
+    def found(self) -> Found:
+        """What is found of the process that is there."""
+        found = self.find()
+        assert isinstance(found, Found)
+        return found
 
 
 @pytest.fixture
@@ -90,324 +116,306 @@ def fake(tmp_path: Path) -> FakeProc:
     return FakeProc(tmp_path)
 
 
-@contextmanager
-def running(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that has said a line, and its line; its standard input is open until the end."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        yield process, process.stdout.readline().strip()
-        process.communicate()
+def test_real_process() -> None:
+    """Path and arguments of a running program."""
+    with running("sh", "-c", WAITS, "two words", "") as (child, _):
+        found = Procfs().find(*facts(child.pid))
+        shell = os.readlink(f"/proc/{child.pid}/exe")  # noqa: PTH115
+    assert found == Found(shell, b"sh\0-c\0" + WAITS.encode() + b"\0two words\0\0", False)
 
 
-@pytest.mark.parametrize(
-    ("comm", "cmdline", "exe", "name"),
-    [
-        ("curl", "curl http://a/", "/usr/bin/curl", "curl"),
-        ("curl", None, None, "curl"),
-        ("curl", "wget", "/usr/bin/curl-8", "curl"),
-        ("", None, None, ""),
-        (CUT, f"{CUT}me", f"/opt/{CUT}me", f"{CUT}me"),
-        (CUT, None, f"/opt/{CUT}me", f"{CUT}me"),
-        (CUT, f"/usr/bin/python3 /opt/{CUT}me.py -v", "/usr/bin/python3.11", f"{CUT}me.py"),
-        (CUT, f"/opt/{CUT}me", "/usr/bin/python3.11", f"{CUT}me"),
-        (CUT, f"python3 -v /opt/{CUT}me", "/usr/bin/python3.11", CUT),
-        (CUT, f"other {CUT}", "/usr/bin/other", CUT),
-        (CUT, "other", "/usr/bin/other", CUT),
-        (CUT, None, None, CUT),
-        ("caf\u00e9-name-cuts", "x", "/opt/caf\u00e9-name-cuts-so", "caf\u00e9-name-cuts-so"),
-        ("12345678901234\udcc3", "x", "/opt/12345678901234\u00e9", "12345678901234\u00e9"),
-        ("12345678901234", "x", "/opt/12345678901234more", "12345678901234"),
-    ],
-)
-def test_full_name(comm: str, cmdline: str | None, exe: str | None, name: str) -> None:
-    """A name that fills the kernel's 15 bytes is completed by the program or one of its first two arguments."""
-    assert full_name(comm, cmdline, exe, False) == name
+def test_own_process() -> None:
+    """The interpreter itself, by the kernel's own list of its arguments."""
+    found = Procfs().find(*facts(os.getpid()))
+    assert isinstance(found, Found)
+    assert found.exe == os.path.realpath("/proc/self/exe")
+    assert found.args == Path("/proc/self/cmdline").read_bytes()[:ARGS_BYTES]
 
 
-@pytest.mark.parametrize(
-    ("comm", "name"),
-    [
-        ("kworker/3:1", "kworker"),
-        ("kworker/u8:0", "kworker"),
-        ("kworker/u16:3-ev", "kworker"),
-        ("migration/0", "migration"),
-        ("kthreadd", "kthreadd"),
-        ("123456789012345", "123456789012345"),
-    ],
-)
-def test_kernel_thread_name(comm: str, name: str) -> None:
-    """Kernel threads that do the same work have the same name."""
-    assert full_name(comm, None, None, True) == name
+def test_start_is_the_one_of_the_kernel() -> None:
+    """A child's start, in ns of the boot clock, is between the readings of that clock around it, to the tick."""
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    with running("sh", "-c", WAITS) as (child, _):
+        after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        _, start_ns, arg_start = facts(child.pid)
+        assert before // TICK_NS <= start_ns // TICK_NS <= after // TICK_NS
+        assert isinstance(Procfs().find(child.pid, start_ns, arg_start), Found)
+    assert TICK_NS * os.sysconf("SC_CLK_TCK") == 1_000_000_000
 
 
-def test_kernel_thread(fake: FakeProc) -> None:
-    """/proc adds the work queue to a worker's name; it has no program, and that is no loss."""
-    fake.add(9, 100, b"kworker/u8:0-events_unbound", cmdline=b"", exe=None, flags=0x00208040)
-    process = fake.resolve(seen(9, 100, "kworker/u8:0", kernel=True))
-    assert (process.name, process.kernel, process.cmdline, process.exe) == ("kworker", True, None, None)
-    assert fake.losses.snapshot() == {}
+def test_another_start_is_another_process() -> None:
+    """A number used again is not the process that is asked for; all nanoseconds of a tick are the same start."""
+    with running("sh", "-c", WAITS) as (child, _):
+        pid, start_ns, arg_start = facts(child.pid)
+        first = start_ns // TICK_NS * TICK_NS
+        assert isinstance(Procfs().find(pid, first, arg_start), Found)
+        assert isinstance(Procfs().find(pid, first + TICK_NS - 1, arg_start), Found)
+        for other in (first - 1, first + TICK_NS, 0):
+            assert Procfs().find(pid, other, arg_start) is Missing.GONE
 
 
-def test_everything_that_proc_knows(fake: FakeProc) -> None:
-    """The kernel's facts and those of /proc are in one Process."""
-    fake.add(9, 100)
-    asked = seen(9, 100, "curl", uid=4294967294, gid=7)
-    assert fake.resolve(asked) == Process(
-        pid=9,
-        start_ns=asked.start_ns,
-        comm="curl",
-        name="curl",
-        exe="/usr/bin/curl",
-        cmdline="curl http://a/",
-        uid=4294967294,
-        gid=7,
-        user="4294967294",
-        cgroup_id=5,
-    )
-    assert fake.losses.snapshot() == {}
+def test_another_address_is_another_program() -> None:
+    """The same process with its arguments elsewhere has run another program since."""
+    with running("sh", "-c", WAITS) as (child, _):
+        pid, start_ns, arg_start = facts(child.pid)
+        for other in (arg_start - 1, arg_start + 4096, 1):
+            assert Procfs().find(pid, start_ns, other) is Missing.CHANGED
 
 
-@pytest.mark.parametrize(
-    ("start", "comm"),
-    [(101, "curl"), (99, "curl"), (100, "bash"), (100, "")],
-    ids=["number used again", "older process", "another program", "no name"],
-)
-def test_nothing_is_taken_from_another_process(fake: FakeProc, start: int, comm: str) -> None:
-    """A process that is not the one, or not that program any more, gives nothing, and that is counted."""
-    fake.add(9, start, comm.encode())
-    process = fake.resolve(seen(9, 100, "curl"))
-    assert (process.name, process.cmdline, process.exe) == ("curl", None, None)
-    assert (process.uid, process.cgroup_id) == (0, 5)
-    assert fake.losses.snapshot() == {GONE: 1}
+def test_exec() -> None:
+    """A process that runs another program by now gives nothing of it, and everything to who asks for that one."""
+    with running("sh", "-c", "echo; read line; exec cat -u -") as (child, _):
+        before = facts(child.pid)
+        assert child.stdin and child.stdout
+        child.stdin.write(b"for sh\nfor cat\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"for cat\n"
+        after = facts(child.pid)
+        changed, found = Procfs().find(*before), Procfs().find(*after)
+    if before == after:
+        pytest.skip("addresses aren't chosen by chance here (kernel.randomize_va_space)")
+    assert changed is Missing.CHANGED
+    assert isinstance(found, Found)
+    assert found.args == b"cat\0-u\0-\0"
 
 
-def test_first_nanosecond_of_a_tick(fake: FakeProc) -> None:
-    """/proc tells the tick in which a process started; all nanoseconds of it are that process."""
-    fake.add(9, 100)
-    for start_ns, found in ((100 * TICK_NS, True), (100 * TICK_NS - 1, False), (101 * TICK_NS, False)):
-        process = fake.resolve(seen(9, 0, "curl", start_ns=start_ns))
-        assert (process.cmdline is not None) is found
+def test_forked_child_is_another_process() -> None:
+    """It has the parent's program and addresses, and its own number and start."""
+    with running("sh", "-c", f"({WAITS}); :") as (parent, _):
+        (inner,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        pid, start_ns, arg_start = facts(int(inner))
+        assert arg_start == facts(parent.pid)[2]
+        assert isinstance(Procfs().find(pid, start_ns, arg_start), Found)
+        assert Procfs().find(pid, start_ns + TICK_NS, arg_start) is Missing.GONE
+
+
+def test_ended() -> None:
+    """A number that nobody has any more."""
+    with running("sh", "-c", WAITS) as (child, _):
+        asked = facts(child.pid)
+    assert Procfs().find(*asked) is Missing.GONE
+
+
+def test_ended_and_not_waited_for() -> None:
+    """Of a zombie there is an entry in /proc, and no program."""
+    with running("sh", "-c", WAITS) as (child, _):
+        asked = facts(child.pid)
+        assert child.stdin
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert Procfs().find(*asked) is Missing.GONE
+        child.stdin = None
+
+
+@pytest.mark.parametrize("pid", [1 << 22, (1 << 31) - 1])
+def test_number_that_no_process_has(pid: int) -> None:
+    """Numbers end below the first of these, which is the kernel's own limit."""
+    assert Procfs().find(pid, 0, 1) is Missing.GONE
+
+
+def test_kernel_thread_has_no_program() -> None:
+    """It is there, with nothing to tell."""
+    stat = Path("/proc/2/stat")
+    if os.geteuid() or not stat.exists() or b"(kthreadd)" not in stat.read_bytes():
+        pytest.skip("no kernel threads are seen here")
+    assert Procfs().find(*facts(2)) is Missing.GONE
+
+
+@pytest.mark.parametrize(("extra", "cut"), [(-1, False), (0, False), (1, True), (60_000, True)])
+def test_cut(extra: int, cut: bool) -> None:
+    """No more than the limit is read, and it is told when there was more."""
+    start = b"sh\0-c\0" + WAITS.encode() + b"\0"
+    argument = b"x" * (ARGS_BYTES + extra - len(start) - 1)
+    with running("sh", "-c", WAITS, argument) as (child, _):
+        found = Procfs().find(*facts(child.pid))
+    assert isinstance(found, Found)
+    assert found.cut is cut
+    assert found.args == (start + argument + b"\0")[:ARGS_BYTES]
+
+
+def test_bytes_that_are_no_text() -> None:
+    """Arguments come back as the bytes that they were."""
+    argument = b"\xff\xfe\n\x1b]0;x\x07 "
+    with running("sh", "-c", WAITS, argument) as (child, _):
+        found = Procfs().find(*facts(child.pid))
+    assert isinstance(found, Found)
+    assert found.args == b"sh\0-c\0" + WAITS.encode() + b"\0" + argument + b"\0"
+
+
+@pytest.mark.parametrize("name", [b"shell", b"a b", b"\xff\xfe", b"x) S 1 2 (y", b"line\nline", b") "])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_executable(name: bytes, deleted: bool, tmp_path: Path) -> None:
+    """Its path, with any bytes, also when the file is no more; the name in the brackets may hold brackets too."""
+    path = tmp_path / os.fsdecode(name)
+    shutil.copy(os.path.realpath("/bin/sh"), path)
+    with running("sh", "-c", WAITS, executable=path) as (child, _):
+        if deleted:
+            path.unlink()
+        # The kernel calls the process by its file's name.
+        assert Path(f"/proc/{child.pid}/comm").read_bytes() == name + b"\n"
+        found = Procfs().find(*facts(child.pid))
+    assert isinstance(found, Found)
+    assert found.exe == str(path)
+
+
+@needs_root
+def test_without_rights() -> None:
+    """A user is shown the arguments and not the program of root's processes: nothing of it is used."""
+    with running("sh", "-c", WAITS) as (child, _):
+        asked = facts(child.pid)
+        assert said(asked) == f"found {os.path.realpath(f'/proc/{child.pid}/exe')}"
+        assert as_nobody(asked) == "FORBIDDEN"
+    assert as_nobody(asked) == "GONE"
+
+
+@needs_root
+def test_own_processes_without_rights() -> None:
+    """A user's own process is no one else's business."""
+    nobody = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    with running(*nobody, "sh", "-c", WAITS) as (child, _):
+        assert as_nobody(facts(child.pid)).startswith("found /")
+
+
+@needs_root
+def test_hidden_processes() -> None:
+    """Mounted with hidepid, /proc does not even show that a process is there; the one that isn't is gone still."""
+    mounted = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 none /proc && exec "$@"', "sh")
+    with running("sh", "-c", WAITS) as (child, _):
+        asked = facts(child.pid)
+        assert said(asked, "", *mounted).startswith("found /")
+        assert as_nobody(asked, *mounted) == "FORBIDDEN"
+    assert as_nobody(asked, *mounted) == "GONE"
+
+
+@needs_root
+def test_process_in_another_pid_namespace() -> None:
+    """The number is the one that the reader's own /proc has for it."""
+    inner = ("unshare", "--pid", "--fork", "--kill-child", "sh", "-c", WAITS)
+    with running(*inner) as (outer, _):
+        (child,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        found = Procfs().find(*facts(int(child)))
+    assert isinstance(found, Found)
+    assert found.args == b"sh\0-c\0" + WAITS.encode() + b"\0"
+
+
+def test_fake_process(fake: FakeProc) -> None:
+    """The made-up /proc is one, so that what is refused below is refused for its one difference."""
+    fake.add()
+    assert fake.find() == Found("/usr/bin/curl", b"curl\0http://a/\0", False)
 
 
 @pytest.mark.parametrize(
     "comm",
-    [b"a) S 1 2 3 (", b"x) (y", b") ", b"(", b"new\nline", b"\xff\xfe", b"caf\xc3\xa9", b" "],
+    [b"a) S 1 2 3 (", b"x) (y", b") ", b"(", b"new\nline", b"\xff\xfe", b"caf\xc3\xa9", b" ", b""],
 )
 def test_hostile_name(fake: FakeProc, comm: bytes) -> None:
     """A name may look like the rest of the line it stands in."""
-    fake.add(9, 100, comm)
-    process = fake.resolve(seen(9, 100, os.fsdecode(comm)))
-    assert process.cmdline == "curl http://a/"
-
-
-@pytest.mark.parametrize(
-    ("raw", "text"),
-    [
-        (b"a\0b\0", "a b"),
-        (b"a\0\0b\0", "a  b"),
-        (b"a b\0c", "a b c"),
-        (b"\xff\xfe\0\n\x1b[31m\0", "\udcff\udcfe \n\x1b[31m"),
-        (b"a\0\0\0", "a"),
-        (b"\0", ""),
-        (b"", None),
-        (b"x" * (CMDLINE_BYTES + 10), "x" * CMDLINE_BYTES),
-        (b"x" * (CMDLINE_BYTES - 1) + b"\xc3\xa9", "x" * (CMDLINE_BYTES - 1) + "\udcc3"),
-    ],
-)
-def test_command_line(fake: FakeProc, raw: bytes, text: str | None) -> None:
-    """Arguments are joined by spaces and cut at the limit; bytes that are no text survive."""
-    fake.add(9, 100, cmdline=raw)
-    assert fake.resolve(seen(9, 100, "curl")).cmdline == text
+    fake.add(comm=comm)
+    assert fake.found().args == b"curl\0http://a/\0"
 
 
 @pytest.mark.parametrize(
     ("link", "exe"),
     [
         (b"/usr/bin/curl (deleted)", "/usr/bin/curl"),
+        (b"/usr/bin/curl (deleted) (deleted)", "/usr/bin/curl (deleted)"),
+        (b"/memfd:x (deleted)", "/memfd:x"),
         (b"/opt/\xff", "/opt/\udcff"),
-        (None, None),
+        (b"/ (deleted)/x", "/ (deleted)/x"),
+        (b"/", "/"),
     ],
 )
-def test_executable(fake: FakeProc, link: bytes | None, exe: str | None) -> None:
-    """A program that was replaced keeps its path, and one that can't be read has none."""
-    fake.add(9, 100, exe=link)
-    assert fake.resolve(seen(9, 100, "curl")).exe == exe
+def test_deleted_executable(fake: FakeProc, link: bytes, exe: str) -> None:
+    """One mark of the kernel's is taken away, wherever else the words may stand."""
+    fake.add(exe=link)
+    assert fake.found().exe == exe
 
 
-def test_another_pid_namespace(fake: FakeProc) -> None:
-    """Where /proc counts processes differently it is not looked at, and that is no loss of one process."""
-    fake.add(9, 100)
-    fake.add(8, 50, b"bash")
-    resolver = ProcfsResolver(fake.losses, usable=False, root=fake.root)
-    asked = seen(9, 100, "curl", parent_pid=8, parent_start_ns=50 * TICK_NS, parent_comm="bash")
-    process = resolver.resolve(asked)
-    assert process.parent
-    assert (process.cmdline, process.exe, process.user) == (None, None, user_name(0))
-    assert (process.parent.name, process.parent.cmdline, process.parent.parent) == ("bash", None, None)
-    assert fake.losses.snapshot() == {}
+@pytest.mark.parametrize("cmdline", [b"", b"\0", b"a", b"a\0\0\0", b"a b\0c"])
+def test_arguments_are_not_changed(fake: FakeProc, cmdline: bytes) -> None:
+    """A program may have written over its own."""
+    fake.add(cmdline=cmdline)
+    assert fake.found() == Found("/usr/bin/curl", cmdline, False)
 
 
-class TestParents:
-    """A child (9) of bash (8) of sshd (7)."""
-
-    child = seen(9, 100, "curl", parent_pid=8, parent_start_ns=50 * TICK_NS + 1, parent_comm="bash")
-
-    @pytest.fixture(autouse=True)
-    def family(self, fake: FakeProc) -> None:
-        """Three generations."""
-        fake.add(9, 100, parent=8)
-        fake.add(8, 50, b"bash", 7, b"-bash\0", b"/bin/bash", uid=4294967293)
-        fake.add(7, 20, b"sshd", 1, b"sshd: x\0", b"/usr/sbin/sshd", uid=4294967294)
-
-    def test_both_are_known(self, fake: FakeProc) -> None:
-        """Parent and grandparent are whole, and no more generations are read."""
-        process = fake.resolve(self.child)
-        grandparent = Process(
-            pid=7,
-            start_ns=20 * TICK_NS,
-            comm="sshd",
-            name="sshd",
-            exe="/usr/sbin/sshd",
-            cmdline="sshd: x",
-            uid=4294967294,
-            user="4294967294",
-        )
-        assert process.parent == Process(
-            pid=8,
-            start_ns=50 * TICK_NS + 1,
-            comm="bash",
-            name="bash",
-            exe="/bin/bash",
-            cmdline="-bash",
-            uid=4294967293,
-            user="4294967293",
-            parent=grandparent,
-        )
-
-    @pytest.mark.parametrize(("start", "comm"), [(51, b"bash"), (50, b"other")])
-    def test_another_process_is_no_parent(self, fake: FakeProc, start: int, comm: bytes) -> None:
-        """Of a parent that has gone only what the kernel saw is known."""
-        fake.add(8, start, comm, 7)
-        expected = Process(pid=8, start_ns=50 * TICK_NS + 1, comm="bash", name="bash")
-        assert fake.resolve(self.child).parent == expected
-
-    def test_younger_process_is_no_grandparent(self, fake: FakeProc) -> None:
-        """A process that started after its child has the number of the one that was the parent."""
-        fake.add(7, 51, b"sshd")
-        parent = fake.resolve(self.child).parent
-        assert parent
-        assert parent.cmdline == "-bash"
-        assert parent.parent is None
-
-    def test_parent_that_was_adopted_meanwhile(self, fake: FakeProc, monkeypatch: pytest.MonkeyPatch) -> None:
-        """When the grandparent dies while it is read, its number may be another's already: it is left out."""
-        original = ProcfsResolver._uid
-
-        def adopted(self: ProcfsResolver, pid: int) -> int | None:
-            if pid == 7:
-                fake.add(8, 50, b"bash", 1)
-            return original(self, pid)
-
-        monkeypatch.setattr(ProcfsResolver, "_uid", adopted)
-        parent = fake.resolve(self.child).parent
-        assert parent
-        assert parent.parent is None
-
-    def test_siblings_share_their_parent(self, fake: FakeProc) -> None:
-        """A parent is read once."""
-        first = fake.resolve(self.child).parent
-        second = fake.resolve(self.child._replace(pid=10)).parent
-        assert first is second is not None
-
-    def test_parents_that_are_kept_are_bounded(self, fake: FakeProc, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The oldest is forgotten first."""
-        monkeypatch.setattr(procfs, "_PARENTS_KEPT", 2)
-        first = fake.resolve(self.child).parent
-        for pid in (20, 21):
-            parent = fake.resolve(self.child._replace(parent_pid=pid)).parent
-            assert parent
-            assert parent.pid == pid
-        assert len(fake.resolver._parents) == 2
-        assert fake.resolve(self.child).parent is not first
-
-    def test_no_parent(self, fake: FakeProc) -> None:
-        """The first process has none."""
-        assert fake.resolve(self.child._replace(parent_pid=0)).parent is None
+@pytest.mark.parametrize(
+    ("state", "missing"),
+    [(b"S", Missing.FORBIDDEN), (b"R", Missing.FORBIDDEN), (b"Z", Missing.GONE), (b"X", Missing.GONE)],
+)
+def test_address_that_is_not_shown(fake: FakeProc, state: bytes, missing: Missing) -> None:
+    """It is 0 for who may not know it, and where there is no memory any more; 0 never matches."""
+    fake.add(state=state, arg_start=0)
+    assert fake.find() is missing
+    assert fake.find(arg_start=0) is missing
 
 
-def test_real_process_with_its_ancestors() -> None:
-    """A shell in a shell that this process started: three generations as /proc has them."""
-    inner = "echo $$; read line; :"
-    with running("sh", "-c", f'sh -c "{inner.replace("$", chr(92) + "$")}"; :') as (outer, said):
-        pid = int(said)
-        losses = Losses()
-        process = ProcfsResolver(losses).resolve(
-            seen(
-                pid,
-                start_ticks(pid),
-                "sh",
-                parent_pid=outer.pid,
-                parent_start_ns=start_ticks(outer.pid) * TICK_NS,
-                parent_comm="sh",
-            )
-        )
-        shell = str(Path(f"/proc/{outer.pid}/exe").readlink())
-    assert process.cmdline == f"sh -c {inner}"
-    assert process.exe == shell
-    parent = process.parent
-    assert parent
-    assert parent.pid == outer.pid
-    assert parent.cmdline is not None
-    assert parent.cmdline.startswith("sh -c sh -c")
-    assert parent.uid == os.getuid()
-    grandparent = parent.parent
-    assert grandparent
-    assert (grandparent.pid, grandparent.comm) == (os.getpid(), comm_of(os.getpid()))
-    assert grandparent.exe == str(Path("/proc/self/exe").readlink())
-    assert losses.snapshot() == {}
+def test_start_decides_before_the_address(fake: FakeProc) -> None:
+    """Another process with the number is not called the same one with another program, or without permission."""
+    fake.add()
+    assert fake.find(start_ns=101 * TICK_NS, arg_start=1) is Missing.GONE
+    fake.add(10, arg_start=0)
+    assert fake.find(10, start_ns=101 * TICK_NS) is Missing.GONE
 
 
-def test_real_process_with_hostile_bytes() -> None:
-    """Arguments that are no text come back as the bytes that they were."""
-    argument = os.fsdecode(b"\xff\xfe\n\x1b]0;x\x07")
-    with running("sh", "-c", "echo; read line; :", argument) as (child, _):
-        process = ProcfsResolver(Losses()).resolve(seen(child.pid, start_ticks(child.pid), "sh"))
-    assert process.cmdline == f"sh -c echo; read line; : {argument}"
+@pytest.mark.parametrize("stat", [b"", b"9 (curl) S", b"9 (curl) S 1 2", b"garbage", b") " * 99])
+def test_line_that_is_not_whole(fake: FakeProc, stat: bytes) -> None:
+    """A kernel that does not tell the address, or a line that is none, matches nothing."""
+    fake.add()
+    (fake.root / "9/stat").write_bytes(stat)
+    assert fake.find() is Missing.GONE
 
 
-def test_real_process_after_exec() -> None:
-    """A process that runs another program by now is not given that program's command line."""
-    with running("sh", "-c", "echo; read line; exec cat") as (child, _):
-        asked = seen(child.pid, start_ticks(child.pid), comm_of(child.pid))
-        assert child.stdin
-        assert child.stdout
-        child.stdin.write("for sh\nfor cat\n")
-        child.stdin.flush()
-        assert child.stdout.readline() == "for cat\n"
-        losses = Losses()
-        process = ProcfsResolver(losses).resolve(asked)
-    assert (process.name, process.cmdline, process.exe) == ("sh", None, None)
-    assert losses.snapshot() == {GONE: 1}
+@pytest.mark.parametrize("place", [22, 48])
+def test_field_that_is_no_number(fake: FakeProc, place: int) -> None:
+    """A line as long as one of the kernel's, from what only looks like /proc, matches nothing."""
+    fake.add()
+    path = fake.root / "9/stat"
+    head, _, tail = path.read_bytes().rpartition(b") ")
+    fields = tail.split()
+    fields[place - 3] = b"x"
+    path.write_bytes(head + b") " + b" ".join(fields) + b"\n")
+    assert fake.find() is Missing.GONE
 
 
-def test_real_process_that_exited() -> None:
-    """Of a process that has gone the kernel's facts are kept, and what is missing is counted."""
-    with running("sh", "-c", "echo; read line; :") as (child, _):
-        asked = seen(child.pid, start_ticks(child.pid), "sh", uid=4294967294)
-    losses = Losses()
-    process = ProcfsResolver(losses).resolve(asked)
-    assert (process.pid, process.start_ns, process.cgroup_id) == (asked.pid, asked.start_ns, 5)
-    assert (process.name, process.user) == ("sh", "4294967294")
-    assert (process.cmdline, process.exe) == (None, None)
-    assert losses.snapshot() == {GONE: 1}
+@pytest.mark.parametrize("name", ["stat", "cmdline", "exe"])
+def test_process_that_ends_while_it_is_read(fake: FakeProc, name: str) -> None:
+    """Whichever file is missing, the others tell nothing."""
+    fake.add()
+    (fake.root / "9" / name).unlink()
+    assert fake.find() is Missing.GONE
 
 
-@pytest.mark.parametrize("uid", [4294967293, 4294967295])
-def test_user_without_a_name(uid: int) -> None:
-    """The number stands for a user who has no name."""
-    assert user_name(uid) == str(uid)
+@pytest.mark.parametrize("name", ["cmdline", "exe"])
+def test_exec_while_it_is_read(fake: FakeProc, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read before an exec is not given out as what is there after it, nor the other way round."""
+    fake.add()
+    fake.add(10, arg_start=FakeProc.arg_start + 4096)
+    function = {"cmdline": "_read", "exe": "_exe"}[name]
+    original = getattr(Procfs, function)
+
+    def execs(self: Procfs, pid: int, *rest: object) -> object:
+        told = original(self, pid, *rest)
+        if rest[:1] in ((), ("cmdline",)):
+            (fake.root / "9").rename(fake.root / "old")
+            (fake.root / "10").rename(fake.root / "9")
+        return told
+
+    monkeypatch.setattr(Procfs, function, execs)
+    assert fake.find() is Missing.CHANGED
 
 
-def test_user_with_a_name() -> None:
-    """Root has one everywhere."""
-    assert user_name(0) == "root"
+def test_nothing_stays_open(fake: FakeProc) -> None:
+    """Asked often, whatever the answer."""
+    fake.add()
+    fake.add(10)
+    (fake.root / "10/stat").write_bytes(b"")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for pid in (9, 10, 11) * 20:
+        fake.find(pid)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_reasons_are_whole_sentences_for_a_user() -> None:
+    """Each says another thing, on one line."""
+    assert len({missing.value for missing in Missing}) == len(Missing) == 3
+    assert not any("\n" in missing.value for missing in Missing)

@@ -13,7 +13,7 @@ import pytest
 from pyegress._native import ffi, lib
 from pyegress.decode import event
 from pyegress.decode.event import EventDecoder
-from pyegress.record import Connection, Process, Seen
+from pyegress.record import DETAILS_LOST, Connection, Identity, Process, Seen
 
 OWN_NETNS = 4026531840
 OFFSET_NS = 1_700_000_000_000_000_000
@@ -27,19 +27,8 @@ def packed(address: str) -> bytes:
     return b"\0" * 10 + b"\xff\xff" + socket.inet_aton(address)
 
 
-PROCESS: dict[str, Any] = {
-    "start_ns": 11,
-    "parent_start_ns": 12,
-    "cgroup_id": 13,
-    "tgid": 14,
-    "exec_id": 15,
-    "uid": 16,
-    "gid": 17,
-    "parent_tgid": 18,
-    "flags": 0,
-    "comm": b"curl",
-    "parent_comm": b"bash",
-}
+IDENTITY = {"start_ns": 11, "tgid": 14, "exec_id": 15}
+PROCESS: dict[str, Any] = {"cgroup_id": 13, "uid": 16, "gid": 17, "flags": 0, "comm": b"curl"}
 EVENT: dict[str, Any] = {
     "ts_ns": 1,
     "count": 2,
@@ -54,24 +43,30 @@ EVENT: dict[str, Any] = {
     "flags": lib.EGRESS_RESULT_KNOWN,
     "saddr": packed("198.51.100.1"),
     "daddr": packed("192.0.2.1"),
+    "thread_comm": b"",
 }
 
 
 def raw(process: dict[str, Any] | None = None, **changed: Any) -> bytes:
-    """One record as it lies in the ring."""
-    made = ffi.new("struct egress_event *", {**EVENT, **changed, "process": {**PROCESS, **(process or {})}})
+    """One record as it lies in the ring; of the process also members of its identity may be changed."""
+    members = {**IDENTITY, **PROCESS, **(process or {})}
+    identity = {name: members.pop(name) for name in IDENTITY}
+    made = ffi.new(
+        "struct egress_event *", {**EVENT, **changed, "process": {**members, "identity": identity}}
+    )
     return bytes(ffi.buffer(made))
 
 
 class Resolver:
-    """Remembers what it was asked."""
+    """Remembers what it was asked, and answers with its `attribution`."""
 
-    def __init__(self) -> None:
+    def __init__(self, attribution: str = "kernel") -> None:
         self.asked: list[Seen] = []
+        self.attribution = attribution
 
     def __call__(self, seen: Seen) -> Process:
         self.asked.append(seen)
-        return Process(pid=seen.pid)
+        return Process(pid=seen.identity.tgid, attribution=self.attribution)
 
 
 def decoder(resolve: Resolver | None = None) -> EventDecoder:
@@ -111,30 +106,59 @@ def test_every_field() -> None:
         ifname=None,
         process=Process(pid=14),
         tid=3,
+        thread=None,
         attribution="kernel",
+        kernel_socket=False,
     )
 
 
 def test_every_field_of_the_process() -> None:
     """The resolver is told what the kernel knew, each from its own member."""
     assert seen() == Seen(
-        pid=14,
-        start_ns=11,
-        exec_id=15,
+        identity=Identity(tgid=14, start_ns=11, exec_id=15),
         comm="curl",
         uid=16,
         gid=17,
         cgroup_id=13,
         kernel=False,
-        parent_pid=18,
-        parent_start_ns=12,
-        parent_comm="bash",
     )
 
 
 def test_kernel_thread() -> None:
     """The flag of a kernel thread is handed on."""
     assert seen(flags=lib.EGRESS_KERNEL_THREAD).kernel is True
+
+
+@pytest.mark.parametrize(
+    "flags", [lib.EGRESS_KERNEL_SOCKET, lib.EGRESS_KERNEL_SOCKET | lib.EGRESS_RESULT_KNOWN]
+)
+def test_kernel_socket(flags: int) -> None:
+    """The flag of the kernel's own socket is its own, whatever the other one says."""
+    assert decode(flags=flags).kernel_socket is True
+    assert decode(flags=flags & ~lib.EGRESS_KERNEL_SOCKET).kernel_socket is False
+
+
+@pytest.mark.parametrize(
+    ("stored", "thread"),
+    [
+        (b"", None),
+        (b"\0old", None),
+        (b"worker-1", "worker-1"),
+        (b"0123456789abcdef", "0123456789abcdef"),
+        (b"a\xff\n\x1b[31m", "a\udcff\n\x1b[31m"),
+    ],
+)
+def test_thread(stored: bytes, thread: str | None) -> None:
+    """A thread that isn't the main one has its name; a main thread has none of its own."""
+    assert decode(thread_comm=stored).thread == thread
+
+
+@pytest.mark.parametrize("attribution", ["kernel", "proc", "kernel: without arguments", DETAILS_LOST])
+def test_attribution(attribution: str) -> None:
+    """Where the process comes from, or why it is not whole, is said of the connection too."""
+    (connection,) = decoder(Resolver(attribution)).decode(raw(), OFFSET_NS)
+    assert connection.attribution == attribution
+    assert connection.process == Process(pid=14, attribution=attribution)
 
 
 @pytest.mark.parametrize(("number", "protocol"), [(6, "tcp"), (17, "udp")])
@@ -189,6 +213,7 @@ def test_greatest_ports() -> None:
 def test_result(result: int, shown: str | None) -> None:
     """A failure has the errno's name, or the kernel's own number, and success none."""
     assert decode(result=result).result == shown
+    assert decode(result=result, flags=EVENT["flags"] | lib.EGRESS_KERNEL_SOCKET).result == shown
 
 
 def test_result_that_is_not_known() -> None:
@@ -225,8 +250,7 @@ def test_unknown_network_namespace() -> None:
 )
 def test_comm(comm: bytes, text: str) -> None:
     """A name ends at its first NUL, or with the field; bytes that are no text survive."""
-    asked = seen(comm=comm, parent_comm=comm)
-    assert (asked.comm, asked.parent_comm) == (text, text)
+    assert seen(comm=comm).comm == text
 
 
 def test_records_of_one_process_share_it() -> None:
@@ -239,13 +263,48 @@ def test_records_of_one_process_share_it() -> None:
     assert len(resolver.asked) == 1
 
 
-@pytest.mark.parametrize("member", [name for name in PROCESS if not name.endswith("comm")])
+@pytest.mark.parametrize("member", [name for name in (*IDENTITY, *PROCESS) if name != "comm"])
 def test_another_process_is_resolved_anew(member: str) -> None:
     """A process that differs in anything, as after an exec or with a number used again, is another one."""
     resolver = Resolver()
-    batch = decoder(resolver).decode(raw() + raw({member: PROCESS[member] + 1}), OFFSET_NS)
+    batch = decoder(resolver).decode(raw() + raw({member: 99}), OFFSET_NS)
     assert len(resolver.asked) == 2
     assert batch[0].process is not batch[1].process
+
+
+def test_another_name_is_resolved_anew() -> None:
+    """A process may rename itself, and then is known by the new name."""
+    resolver = Resolver()
+    decoder(resolver).decode(raw() + raw({"comm": b"curl2"}) + raw(), OFFSET_NS)
+    assert [asked.comm for asked in resolver.asked] == ["curl", "curl2"]
+
+
+def test_event_is_no_part_of_the_process() -> None:
+    """Another thread, socket or interface of a process is the same process."""
+    resolver = Resolver()
+    records = raw() + raw(tid=9, thread_comm=b"worker") + raw(flags=lib.EGRESS_KERNEL_SOCKET, ifindex=2)
+    batch = decoder(resolver).decode(records, OFFSET_NS)
+    assert len(resolver.asked) == 1
+    assert batch[0].process is batch[1].process is batch[2].process
+
+
+def test_lost_details_are_asked_for_again() -> None:
+    """They may come with the program's next event: that they were missing is not remembered."""
+    resolver = Resolver(DETAILS_LOST)
+    decoding = decoder(resolver)
+    lost = decoding.decode(raw() + raw(), OFFSET_NS)
+    resolver.attribution = "kernel"
+    known = decoding.decode(raw() + raw(), OFFSET_NS)
+    assert [c.attribution for c in [*lost, *known]] == [DETAILS_LOST, DETAILS_LOST, "kernel", "kernel"]
+    assert known[0].process is known[1].process
+    assert len(resolver.asked) == 3
+
+
+def test_reason_that_stays_is_remembered() -> None:
+    """A process that has gone has gone: /proc is not asked at each of its events."""
+    resolver = Resolver("kernel: without arguments or path, the process was gone")
+    decoder(resolver).decode(raw() * 3, OFFSET_NS)
+    assert len(resolver.asked) == 1
 
 
 def test_processes_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +316,7 @@ def test_processes_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
         (connection,) = decoding.decode(raw({"tgid": tgid}), OFFSET_NS)
         assert connection.process == Process(pid=tgid)
         assert len(decoding._processes) <= 4
-    assert [asked.pid for asked in resolver.asked] == [1, 2, 3, 4, 5, 1]
+    assert [asked.identity.tgid for asked in resolver.asked] == [1, 2, 3, 4, 5, 1]
 
 
 def test_addresses_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +328,16 @@ def test_addresses_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
         (connection,) = decoding.decode(raw(daddr=packed(address)), OFFSET_NS)
         assert connection.dest_ip == address
         assert len(decoding._addresses) <= 4
+
+
+def test_threads_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that names thousands of threads does not fill the memory."""
+    monkeypatch.setattr(event, "_THREADS_KEPT", 4)
+    decoding = decoder()
+    for number in range(20):
+        (connection,) = decoding.decode(raw(thread_comm=b"worker-%d" % number), OFFSET_NS)
+        assert connection.thread == f"worker-{number}"
+        assert len(decoding._threads) <= 4
 
 
 def test_no_records() -> None:

@@ -8,17 +8,22 @@ import shutil
 import struct
 import subprocess
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyegress._native import BPF_OBJECT, ffi
-from pyegress.decode.event import EVENT_FIELDS, PROCESS_FIELDS
+from pyegress.decode.details import DETAILS_FIELDS, IDENTITY_FIELDS, PROCESS_FIELDS
+from pyegress.decode.event import EVENT_FIELDS
 from pyegress.decode.layout import layout_of
 
+HEADERS = Path(__file__).resolve().parents[2] / "bpf"
 SHARED = (
     "egress_event",
+    "egress_identity",
     "egress_process",
+    "egress_known",
     "egress_flow",
     "egress_flow_key",
     "egress_config",
@@ -26,13 +31,27 @@ SHARED = (
     "egress_cidr4_key",
     "egress_cidr6_key",
 )
-DECODED = {"egress_event": EVENT_FIELDS, "egress_process": PROCESS_FIELDS}
+DETAILS = "egress_details"
+"""Written through pointers alone, so that clang leaves it out of the object's BTF."""
+DECODED = {
+    "egress_event": EVENT_FIELDS,
+    "egress_process": PROCESS_FIELDS,
+    "egress_identity": IDENTITY_FIELDS,
+    DETAILS: DETAILS_FIELDS,
+}
 
 
 def members(name: str) -> list[tuple[str, int, int]]:
-    """Name, offset and size of each member, as the C compiler has it."""
-    ctype = ffi.typeof(f"struct {name}")
-    return [(member, field.offset, ffi.sizeof(field.type)) for member, field in ctype.fields]
+    """Name, offset and size of each member, as the C compiler has it; one of open length has the size 0."""
+    return [
+        (member, field.offset, 0 if is_open(field) else ffi.sizeof(field.type))
+        for member, field in ffi.typeof(f"struct {name}").fields
+    ]
+
+
+def is_open(field: Any) -> bool:
+    """Whether a member is an array without a length."""
+    return bool(field.type.kind == "array" and field.type.length is None)
 
 
 @cache
@@ -41,8 +60,18 @@ def btf() -> dict[str, dict[str, Any]]:
     tool = shutil.which("bpftool", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if tool is None:
         pytest.skip("bpftool is not installed")
-    dumped = subprocess.run([tool, "-j", "btf", "dump", "file", BPF_OBJECT], capture_output=True, check=True)
+    return structs_in(tool, BPF_OBJECT)
+
+
+def structs_in(tool: str, path: str | Path) -> dict[str, dict[str, Any]]:
+    """Structs of an object by name, as bpftool shows them."""
+    dumped = subprocess.run([tool, "-j", "btf", "dump", "file", str(path)], capture_output=True, check=True)
     return {t["name"]: t for t in json.loads(dumped.stdout)["types"] if t["kind"] == "STRUCT"}
+
+
+def laid_out(struct_of_btf: dict[str, Any]) -> list[tuple[str, int]]:
+    """Name and offset of each member, in bits."""
+    return [(member["name"], member["bits_offset"]) for member in struct_of_btf["members"]]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +109,7 @@ def test_format_is_as_long_as_the_struct(name: str) -> None:
 )
 def test_a_decoder_that_expects_other_members_is_refused(expected: tuple[str, ...]) -> None:
     """A member that is added to the header and not to the decoder, or in another order, can't pass."""
-    with pytest.raises(TypeError, match=r"^struct egress_process has start_ns, .*; the decoder expects"):
+    with pytest.raises(TypeError, match=r"^struct egress_process has identity, .*; the decoder expects"):
         layout_of(ffi, "egress_process", expected)
 
 
@@ -95,17 +124,63 @@ def test_gaps_are_skipped() -> None:
     assert layout.unpack.unpack(raw) == (1, 2, -3, b"xyz")
 
 
+def test_last_member_of_open_length_is_left_out() -> None:
+    """What follows a struct begins where the struct ends, and the format says nothing of it."""
+    from cffi import FFI
+
+    other = FFI()
+    other.cdef("struct open { unsigned int a; unsigned char b[4]; unsigned char data[]; };")
+    layout = layout_of(other, "open", ("a", "b"))
+    assert layout.unpack.unpack_from(struct.pack("<I4s", 1, b"wxyz") + b"data") == (1, b"wxyz")
+    assert layout.unpack.size == 8
+
+
+def test_member_of_open_length_inside_the_padding_is_refused() -> None:
+    """The decoder takes what follows from the struct's end on, and would miss its first bytes."""
+    from cffi import FFI
+
+    other = FFI()
+    other.cdef("struct early { unsigned long long a; unsigned char b; unsigned char data[]; };")
+    with pytest.raises(TypeError, match="data begins inside the struct's padding"):
+        layout_of(other, "early", ("a", "b"))
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_clang_lays_structs_out_as_the_c_compiler(name: str) -> None:
     """The object that stands beside the module has the same members at the same offsets, and the same size."""
     assert name in btf(), f"struct {name} is not used in {BPF_OBJECT}"
     found = btf()[name]
     assert found["size"] == ffi.sizeof(f"struct {name}")
-    compiled = [(member["name"], member["bits_offset"]) for member in found["members"]]
-    assert compiled == [(member, 8 * offset) for member, offset, _ in members(name)]
+    assert laid_out(found) == [(member, 8 * offset) for member, offset, _ in members(name)]
 
 
-@pytest.mark.parametrize("name", SHARED)
+def test_clang_lays_details_out_as_the_c_compiler(tmp_path: Path) -> None:
+    """The same of the one struct that the object does not describe: of the header, as clang takes it for BPF."""
+    clang, bpftool = (
+        shutil.which(tool, path="/usr/sbin:/sbin:/usr/bin:/bin") for tool in ("clang", "bpftool")
+    )
+    if clang is None or bpftool is None:
+        pytest.skip("clang or bpftool is not installed")
+    source = tmp_path / "details.c"
+    made = source.with_suffix(".o")
+    source.write_text('#include "egress.h"\nstruct egress_details details;\n')
+    folders = (
+        "-I",
+        str(HEADERS),
+        "-I",
+        "/usr/include/x86_64-linux-gnu",
+        "-I",
+        "/usr/include/aarch64-linux-gnu",
+    )
+    command = [clang, "-target", "bpf", "-g", "-O2", "-Wall", *folders, "-c", str(source), "-o", str(made)]
+    subprocess.run(command, check=True)
+    found = structs_in(bpftool, made)
+    for name in (DETAILS, "egress_process", "egress_identity"):
+        assert found[name]["size"] == ffi.sizeof(f"struct {name}")
+        assert laid_out(found[name]) == [(member, 8 * offset) for member, offset, _ in members(name)]
+
+
+@pytest.mark.parametrize("name", [*SHARED, DETAILS])
 def test_nothing_is_padded_by_the_compiler(name: str) -> None:
     """Padding is named, so that no byte of the kernel's stack that nobody set gets out."""
     assert sum(size for _, _, size in members(name)) == ffi.sizeof(f"struct {name}")

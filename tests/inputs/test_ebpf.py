@@ -26,7 +26,7 @@ from pyegress.plugin import Context
 from pyegress.record import Connection
 from pyegress.session import AttachError, Session, Settings
 from tests.kernel.observing import observe
-from tests.traffic import traffic
+from tests.traffic import short, traffic
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -134,6 +134,29 @@ def test_tcp_connect(audit: Audits, address: str) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_every_program_of_a_storm_is_known_whole(audit: Audits, protocol: str) -> None:
+    """Five hundred programs that make one call and end: none unknown, none in part, none as another one."""
+    observing = audit(ONLY_PORT)
+    sent = send("storm", str(short()), protocol, "198.18.0.1", PORT, 500, 0)
+    found = observing.drain()
+    programs = [
+        c.process
+        for c in found
+        if c.process and c.process.parent and c.process.parent.pid == int(sent["pid"])
+    ]
+    told = {p.pid: (p.name, p.exe, p.cmdline, p.user, p.attribution) for p in programs}
+    line = f"{short()} {protocol} 198.18.0.1 {PORT} n="
+    assert told == {
+        int(pid): ("short", str(short()), f"{line}{number}", "root", "kernel")
+        for number, pid in enumerate(sent["pids"].split(","))
+    }
+    grandparents = {p.parent.parent for p in programs if p.parent}
+    assert [p.pid for p in grandparents if p] == [os.getpid()]
+    assert observing.losses.total("lost") == observing.losses.total("unattributed") == 0
+
+
+@needs_root
 def test_process_that_runs_has_its_command_line(audit: Audits) -> None:
     """While a process runs its command line, program and ancestors are read."""
     observing = audit(("allow-loopback", "true"), ONLY_PORT)
@@ -224,7 +247,7 @@ def test_stop_drains(audit: Audits) -> None:
 @needs_root
 def test_full_ring_is_counted(audit: Audits) -> None:
     """What the ring had no room for is said, with what to do: given and lost make what was sent."""
-    observing = audit(EACH, ONLY_PORT, ("ring", "4096"))
+    observing = audit(EACH, ONLY_PORT, ("ring", "65536"))
     send("udp", "198.18.0.1", PORT, 1000)
     given = len(observing.drain())
     lost = observing.losses.snapshot()["lost", "ebpf: ring buffer full (make it larger with -I ebpf:ring)"]
@@ -251,7 +274,7 @@ def test_pushed_out_flows_are_counted(audit: Audits, flows: str) -> None:
 @needs_root
 def test_first_datagrams_that_were_lost_are_not_lost_twice(audit: Audits) -> None:
     """A full ring with a window: given, lost in the ring and evicted make what was sent."""
-    observing = audit(ONLY_PORT, ("ring", "4096"))
+    observing = audit(ONLY_PORT, ("ring", "65536"))
     addresses = [f"198.18.1.{number}" for number in range(200)]
     sent = send("udpaddrs", PORT, *addresses, *addresses)
     given = sum(connection.count for connection in observing.drain())
@@ -453,24 +476,37 @@ def test_functions_that_are_left_out_are_named(monkeypatch: pytest.MonkeyPatch) 
 
 @needs_root
 def test_other_pid_namespace() -> None:
-    """In a container pids are those of the host, which is said, and /proc of the container is not believed."""
+    """In a container: its own processes by the container's numbers, others by the host's, which is said."""
     code = (
-        "import subprocess\n"
+        "import sys\n"
         "from tests.inputs.test_ebpf import Audit, CGROUP, EACH, send\n"
         "audit = Audit(CGROUP, EACH).open()\n"
+        "print('ready', flush=True)\n"
+        "outside = int(sys.stdin.readline())\n"
         f"sent = send('named', 'inside', 'udp', '198.18.0.1', {PORT})\n"
-        "(found,) = [c for c in audit.drain() if c.process.comm == 'inside']\n"
-        "print(found.process.pid != int(sent['pid']), found.process.cmdline, audit.losses.total('unattributed'))\n"
+        "found = audit.drain()\n"
+        "inner = [c.process for c in found if c.process.comm == 'inside']\n"
+        "outer = [c.process for c in found if c.process.comm == 'outside']\n"
+        "print([p.pid for p in inner] == [int(sent['pid'])], [p.pid for p in outer] == [outside])\n"
+        "print('named inside' in inner[0].cmdline, 'named outside' in outer[0].cmdline)\n"
+        "print(audit.losses.total('unattributed'))\n"
         "print(audit.notices[-1])\n"
         "audit.input.close()\n"
     )
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    facts, notice = done.stdout.splitlines()
-    assert facts == "True None 0"
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as inside:
+        assert inside.stdout is not None
+        assert inside.stdout.readline() == "ready\n"
+        outside = send("named", "outside", "udp", "198.18.0.1", PORT)
+        said, errors = inside.communicate(f"{outside['pid']}\n", timeout=60)
+    assert inside.returncode == 0, errors
+    *facts, notice = said.splitlines()
+    assert facts == ["True True", "True True", "0"]
     assert notice == (
-        "ebpf: running in a pid namespace: pids are those of the host, and /proc here can't tell about them"
+        "ebpf: running in a pid namespace: pids of processes outside of it are those of the host, "
+        "and /proc here can't tell about them"
     )
 
 
@@ -492,7 +528,7 @@ def test_close_without_open() -> None:
 @needs_root
 def test_close_keeps_the_counters(audit: Audits) -> None:
     """What was counted until close is in the losses, also when nothing was read."""
-    observing = audit(EACH, ONLY_PORT, ("ring", "4096"))
+    observing = audit(EACH, ONLY_PORT, ("ring", "65536"))
     send("udp", "198.18.0.1", PORT, 1000)
     observing.input.close()
     observing.input.close()
@@ -511,8 +547,8 @@ def test_close_keeps_the_counters(audit: Audits) -> None:
         ("ignore-port", "0", "must be 1..65535"),
         ("ignore-port", "9-8", "must not end before it starts"),
         ("only-port", "65536", "must be 1..65535"),
-        ("ring", "4095", "must be 4K..1G"),
-        ("ring", "2G", "must be 4K..1G"),
+        ("ring", "65535", "must be 64K..1G"),
+        ("ring", "2G", "must be 64K..1G"),
         ("flows", "0", "must be 1..4194304"),
         ("flows", "4194305", "must be 1..4194304"),
         ("quiet", "maybe", "must be true or false"),

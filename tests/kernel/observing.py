@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from threading import Condition, Thread
 from typing import Any
 
 from pyegress.inputs.ebpf import Ebpf, EbpfOptions
@@ -64,6 +65,84 @@ def made(kind: str, *command: str | int, **options: Any) -> tuple[Observed, dict
 
     seen = observe(kind, act, **options)
     return seen.of(int(truth["pid"])), truth
+
+
+def held(kind: str, *command: str | int, **options: Any) -> tuple[Observed, dict[str, str]]:
+    """The same of a command that holds until it was observed."""
+    truth: dict[str, str] = {}
+
+    def act() -> None:
+        with traffic.held(*command) as (_, words):
+            truth.update(words)
+
+    seen = observe(kind, act, **options)
+    return seen.of(int(truth["pid"])), truth
+
+
+def child(kind: str, *argv: str | Path, **options: Any) -> Observed:
+    """Connections of a program that ends by itself."""
+    pids: list[int] = []
+
+    def act() -> None:
+        process = subprocess.Popen(list(map(str, argv)))
+        assert process.wait(timeout=60) == 0
+        pids.append(process.pid)
+
+    return observe(kind, act, **options).of(pids[0])
+
+
+class Watch:
+    """The ebpf input at work in a thread, for tests that must see a connection before they go on."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        self.losses = Losses()
+        self.notices: list[str] = []
+        self._seen: list[Connection] = []
+        self._changes = Condition()
+        self._source = Ebpf(EbpfOptions(attach=kind, **options))  # type: ignore[arg-type]
+        self._thread = Thread(target=self._read)
+
+    def __enter__(self) -> Watch:
+        self._source.open(Context(losses=self.losses, notice=self.notices.append, debug=lambda text: None))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._source.stop()
+        self._thread.join()
+        self._source.close()
+
+    def of(self, pid: int) -> Observed:
+        """What was seen of a process."""
+        return Observed(list(self._seen), self.losses, self.notices).of(pid)
+
+    def wait_for(self, pid: int) -> Observed:
+        """What was seen of a process, once something was."""
+        with self._changes:
+            assert self._changes.wait_for(lambda: self.of(pid), timeout=30), f"nothing of {pid}"
+        return self.of(pid)
+
+    def wait_until(self, wanted: Callable[[Connection], bool]) -> Connection:
+        """The first connection that is wanted."""
+        found: list[Connection] = []
+
+        def look() -> bool:
+            found.extend(c for c in self._seen if wanted(c))
+            return bool(found)
+
+        with self._changes:
+            assert self._changes.wait_for(look, timeout=30), "not seen"
+        return found[0]
+
+    def counters(self) -> dict[str, int]:
+        """The kernel's own."""
+        return self._source._opened().counters()
+
+    def _read(self) -> None:
+        for batch in self._source.read():
+            with self._changes:
+                self._seen += batch
+                self._changes.notify_all()
 
 
 def lay_routes() -> None:
