@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from bench import Table, kernel, process, ring
+from bench import Table, kernel, process, ring, storm
 from tests import guest
 
 PIPE_COLUMNS = 120
@@ -26,7 +26,7 @@ def main() -> int:
         print("bench: needs root, to load BPF programs", file=sys.stderr)
         return 1
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    for table in ring.measure(quick), process.measure(quick):
+    for table in ring.measure(quick), process.measure(quick), storm.measure(quick):
         _show(console, table)
     try:
         _show(console, kernel.measure(quick))

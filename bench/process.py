@@ -26,10 +26,10 @@ def measure(quick: bool) -> Table:
     """Start it some times; the last one also gets real datagrams, each of them a new flow."""
     starts = []
     for _ in range(STARTS - 1):
-        with _started() as (_, seconds):
+        with started() as (_, seconds):
             starts.append(seconds)
     flows = 0
-    with _started() as (process, seconds):
+    with started() as (process, seconds):
         starts.append(seconds)
         ready = _memory(process.pid)
         for _ in range(1 if quick else 5):
@@ -50,7 +50,7 @@ def measure(quick: bool) -> Table:
 
 
 @contextmanager
-def _started() -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+def started() -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """The running process, and the seconds from exec until it was ready."""
     options = ("-I", "ebpf:allow-loopback:true", "-I", "ebpf:quiet:true")
     command = [sys.executable, "-m", "pyegress", "run", "--ebpf", *options, "-o", "logfmt"]

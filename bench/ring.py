@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bench import Table
-from pyegress.attribute.procfs import ProcfsResolver
+from pyegress.attribute.processes import ProcessTable
+from pyegress.decode.details import DetailsDecoder
 from pyegress.decode.event import EventDecoder
 from pyegress.losses import Losses
 from pyegress.outputs.logfmt import Logfmt, LogfmtOptions
@@ -30,7 +31,13 @@ def measure(quick: bool) -> Table:
     losses = Losses()
     output = Logfmt(LogfmtOptions(file="/dev/null"))
     output.open(Context(losses, print, print))
-    decoder = EventDecoder(session.ffi, ProcfsResolver(losses).resolve, 0, lambda index: None)
+    table = ProcessTable(session.forget_program, session.forget_cgroup, lambda: None)
+    details = DetailsDecoder(session.ffi)
+    session.synthesize(1)
+    session.read(0)
+    for told in details.decode(session.details()):
+        table.add(told)
+    decoder = EventDecoder(session.ffi, table.resolve, 0, lambda index: None)
     try:
         drain, decode, write = (
             _median_s(session, records, use)
