@@ -18,42 +18,50 @@ from bench.inside import KINDS, Results
 from tests import guest
 from tests.traffic import traffic
 
-KERNEL = "6.12"
+KERNELS = ("6.12", "6.1")
+UPSTREAM_KERNEL = "6.12"
 UPSTREAM = {"udp": 2451, "tcp": 3631}
-"""Instructions that upstream's program adds to a datagram and a connect, measured the same way."""
+"""Instructions that upstream's program adds to a datagram and a connect on that kernel, measured the same way."""
 LIMIT_S = 420
 
 
-def measure(quick: bool) -> Table:
+def measure(kernel: str, quick: bool) -> Table:
     """Boot one guest and measure in it; raises Unavailable where no guest can run."""
     guest.check_host()
     traffic()  # built here: the guest would take minutes
     with tempfile.TemporaryDirectory(prefix="pyegress-bench-") as scratch:
-        results = _boot(Path(scratch), 100 if quick else 300)
+        results = _boot(kernel, Path(scratch), 100 if quick else 300)
+    compared = kernel == UPSTREAM_KERNEL
     rows = []
     for case in results.cases:
         protocol = case.call.split()[1]
         row = [case.name, f"{case.bare:,}"]
         for kind in KINDS:
             extra = case.attached[kind] - case.bare
-            row += [f"{extra:+,}", f"{extra / UPSTREAM[protocol]:.2f}"]
+            row.append(f"{extra:+,}")
+            if compared:
+                row.append(f"{extra / UPSTREAM[protocol]:.2f}")
         rows.append(tuple(row))
-    titles = (title for kind in KINDS for title in (kind, "/ upstream"))
+    titles = [title for kind in KINDS for title in ((kind, "/ upstream") if compared else (kind,))]
+    beside = (
+        f"; upstream adds {UPSTREAM['udp']:+,} to a datagram, {UPSTREAM['tcp']:+,} to a connect"
+        if compared
+        else ""
+    )
     return Table(
-        f"Instructions per call on {KERNEL}, added to bare ones; upstream adds "
-        f"{UPSTREAM['udp']:+,} to a datagram, {UPSTREAM['tcp']:+,} to a connect; drift {results.drift}",
+        f"Instructions per call on {kernel}, added to bare ones{beside}; drift {results.drift}",
         ("call", "bare", *titles),
         rows,
     )
 
 
-def _boot(scratch: Path, count: int) -> Results:
+def _boot(kernel: str, scratch: Path, count: int) -> Results:
     found = scratch / "results.json"
     log = scratch / "console.log"
     command = shlex.join([sys.executable, "-m", "bench.inside", str(found), str(count)])
     root = shlex.quote(str(Path(__file__).resolve().parent.parent))
     status = guest.boot(
-        KERNEL,
+        kernel,
         f"export PYTHONDONTWRITEBYTECODE=1\ncd {root} && {command}\n",
         qemu_opts=("-icount", "shift=0"),
         cpus=1,

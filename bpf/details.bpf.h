@@ -155,7 +155,8 @@ static __always_inline void read_program(struct program *program, struct task_st
 	struct file *file;
 
 	program->mm = mm;
-	if (!mm)
+	/* A kernel thread may have borrowed a program's memory for a while. */
+	if (!mm || LOAD(typed, task, flags) & PF_KTHREAD)
 		return;
 	program->arg_start = LOAD(typed, mm, arg_start);
 	program->arg_bytes = LOAD(typed, mm, arg_end) - program->arg_start;
@@ -474,10 +475,8 @@ static __noinline int know_process(const struct egress_process *self)
 
 	if (before && before->flags & EGRESS_KNOWN_WHOLE && before->process.cgroup_id == self->cgroup_id)
 		return 0;
-	if (!know_cgroup(&self->cgroup_id, &entry) || !know_ancestors(&entry) || !send_caller(&entry.process.identity)) {
-		count(EGRESS_LOST_DETAILS);
+	if (!know_cgroup(&self->cgroup_id, &entry) || !know_ancestors(&entry) || !send_caller(&entry.process.identity))
 		return 0;
-	}
 	entry.process = *self;
 	entry.flags = EGRESS_KNOWN_WHOLE;
 	bpf_map_update_elem(&known, &self->identity, &entry, BPF_ANY);

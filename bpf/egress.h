@@ -129,6 +129,7 @@ struct egress_flow {
 	__u64 last_ns;
 	__u64 seen;
 	__u64 reported;
+	__u64 verdicts; /* how many there were when its program was last found not to be hidden */
 	struct egress_event event;
 };
 
@@ -191,7 +192,6 @@ enum egress_counter {
 	EGRESS_SKIPPED_PORT,
 	EGRESS_SKIPPED_CIDR,
 	EGRESS_SKIPPED_PROCESS,
-	EGRESS_LOST_DETAILS, /* the full ring had no room: they are sent again with the next event */
 	EGRESS_COUNTERS,
 };
 

@@ -170,6 +170,7 @@ static __always_inline void repeat_flow(struct egress_flow *flow)
 	/* Who does not get in is counted in the report of who did, or in the next. */
 	if (bpf_map_update_elem(&reporting, &key, &taken, BPF_NOEXIST))
 		return;
+	fill_process(&flow->event.process);
 	know_process(&flow->event.process);
 	report_window(flow, now_ns);
 	bpf_map_delete_elem(&reporting, &key);
@@ -213,7 +214,7 @@ static __always_inline int emit_each(struct sock *sk, const struct dest *dest, c
 }
 
 static __always_inline int emit_first(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-				      const struct egress_flow_key *key, bool typed)
+				      const struct egress_flow_key *key, __u64 seen_verdicts, bool typed)
 {
 	struct egress_flow fresh;
 	struct egress_flow *flow;
@@ -223,6 +224,8 @@ static __always_inline int emit_first(struct sock *sk, const struct dest *dest, 
 	fill_source(&fresh.event, sk, typed);
 	fresh.window_start_ns = fresh.last_ns = fresh.event.ts_ns;
 	fresh.seen = fresh.reported = 1;
+	/* One more may come from now on, and then it is looked at again. */
+	fresh.verdicts = seen_verdicts;
 	if (bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST)) {
 		/* Another CPU was first with the same flow; without any entry it is reported as new again. */
 		flow = bpf_map_lookup_elem(&flows, key);
@@ -251,42 +254,62 @@ static __noinline int emit_each_probed(struct sock *sk, const struct dest *dest,
 }
 
 static __noinline int emit_first_typed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-				       const struct egress_flow_key *key)
+				       const struct egress_flow_key *key, __u64 seen_verdicts)
 {
-	return emit_first(sk, dest, process, key, true);
+	return emit_first(sk, dest, process, key, seen_verdicts, true);
 }
 
 static __noinline int emit_first_probed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-					const struct egress_flow_key *key)
+					const struct egress_flow_key *key, __u64 seen_verdicts)
 {
-	return emit_first(sk, dest, process, key, false);
+	return emit_first(sk, dest, process, key, seen_verdicts, false);
+}
+
+/* A known flow's program is looked up again only when there were verdicts since. */
+static __always_inline bool is_flow_hidden(struct egress_flow *flow, struct egress_process *process, __u64 verdicts)
+{
+	if (flow->verdicts == verdicts)
+		return false;
+	if (is_program_hidden(process))
+		return true;
+	flow->verdicts = verdicts;
+	return false;
 }
 
 static __always_inline void emit_datagram(struct sock *sk, const struct dest *dest, struct egress_process *process,
 					  __u32 netns, bool typed)
 {
+	__u64 verdicts = verdicts_so_far();
 	struct egress_flow_key key = {};
-	struct egress_flow *flow;
 
 	if (cfg.window_ns) {
-		count(EGRESS_DATAGRAMS);
+		struct egress_flow *flow;
+
 		fill_key(&key, dest, netns);
 		flow = bpf_map_lookup_elem(&flows, &key);
 		if (flow) {
-			repeat_flow(flow);
+			if (!is_flow_hidden(flow, process, verdicts)) {
+				count(EGRESS_DATAGRAMS);
+				repeat_flow(flow);
+			}
 			return;
 		}
 	}
-	fill_rest(process);
+	if (is_program_hidden(process))
+		return;
 	know_process(process);
-	if (!cfg.window_ns && typed)
-		emit_each_typed(sk, dest, process, netns, NONE);
-	else if (!cfg.window_ns)
-		emit_each_probed(sk, dest, process, netns);
-	else if (typed)
-		emit_first_typed(sk, dest, process, &key);
+	if (!cfg.window_ns) {
+		if (typed)
+			emit_each_typed(sk, dest, process, netns, NONE);
+		else
+			emit_each_probed(sk, dest, process, netns);
+		return;
+	}
+	count(EGRESS_DATAGRAMS);
+	if (typed)
+		emit_first_typed(sk, dest, process, &key, verdicts);
 	else
-		emit_first_probed(sk, dest, process, &key);
+		emit_first_probed(sk, dest, process, &key, verdicts);
 }
 
 #endif

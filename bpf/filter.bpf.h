@@ -102,9 +102,9 @@ static __always_inline bool is_outside(const struct egress_verdict *verdict, boo
 	return true;
 }
 
-static __always_inline bool has_process_rules(void)
+static __always_inline bool has_process_tables(void)
 {
-	return cfg.has_comms || cfg.has_uids || cfg.has_cgroups || cfg.has_verdicts;
+	return cfg.has_comms || cfg.has_uids || cfg.has_cgroups;
 }
 
 static __always_inline bool is_process_hidden(const struct egress_process *process)
@@ -121,20 +121,10 @@ static __always_inline bool is_process_hidden(const struct egress_process *proce
 		if (is_outside(verdict, cfg.has_outside_uid, cfg.outside_uid, 0) || is_hidden(verdict, false))
 			return true;
 	}
-	if (cfg.has_cgroups && is_hidden(bpf_map_lookup_elem(&cgroups, &process->cgroup_id), false))
-		return true;
-	if (cfg.has_verdicts) {
-		struct egress_known *entry = bpf_map_lookup_elem(&known, &process->identity);
-
-		if (entry && entry->flags & EGRESS_KNOWN_HIDDEN && is_same(&entry->process, process, true)) {
-			count_rule(entry->rule);
-			return true;
-		}
-	}
-	return false;
+	return cfg.has_cgroups && is_hidden(bpf_map_lookup_elem(&cgroups, &process->cgroup_id), false);
 }
 
-/* Fills `process` where a rule needs it; `fill_rest` does so for what is wanted. */
+/* Fills `process` where a table needs it; `fill_rest` does so for what is wanted. */
 static __always_inline bool is_wanted(struct dest *dest, struct egress_process *process)
 {
 	if (!dest->port_be)
@@ -164,7 +154,7 @@ static __always_inline bool is_wanted(struct dest *dest, struct egress_process *
 		count(EGRESS_SKIPPED_CIDR);
 		return false;
 	}
-	if (has_process_rules()) {
+	if (has_process_tables()) {
 		fill_process(process);
 		if (is_process_hidden(process)) {
 			count(EGRESS_SKIPPED_PROCESS);
@@ -176,8 +166,32 @@ static __always_inline bool is_wanted(struct dest *dest, struct egress_process *
 
 static __always_inline void fill_rest(struct egress_process *process)
 {
-	if (!has_process_rules())
+	if (!has_process_tables())
 		fill_process(process);
+}
+
+/* Fills the rest, too. User space judges a program once; until it has, the program's events pass. */
+static __always_inline bool is_program_hidden(struct egress_process *process)
+{
+	struct egress_known *entry;
+
+	fill_rest(process);
+	if (!cfg.has_verdicts)
+		return false;
+	entry = bpf_map_lookup_elem(&known, &process->identity);
+	if (!entry || !(entry->flags & EGRESS_KNOWN_HIDDEN) || !is_same(&entry->process, process, true))
+		return false;
+	count_rule(entry->rule);
+	count(EGRESS_SKIPPED_PROCESS);
+	return true;
+}
+
+static __always_inline __u64 verdicts_so_far(void)
+{
+	__u32 zero = 0;
+	__u64 *value = cfg.has_verdicts ? bpf_map_lookup_elem(&verdicts, &zero) : 0;
+
+	return value ? *value : 0;
 }
 
 #endif

@@ -36,7 +36,8 @@ static __always_inline int seen_by_cgroup(struct bpf_sock_addr *ctx, bool v6)
 	if (!is_wanted(&dest, &process))
 		return ALLOW;
 	if (dest.protocol == IPPROTO_TCP) {
-		fill_rest(&process);
+		if (is_program_hidden(&process))
+			return ALLOW;
 		know_process(&process);
 		emit_each_probed(0, &dest, &process, netns);
 	} else {

@@ -17,8 +17,8 @@ static __always_inline bool is_bound_to_v4(struct sock *sk)
 	return is_mapped((__u8 *)&bound);
 }
 
-/* False for a mapped address: the kernel hands it on to the IPv4 function, which reports it. */
-static __always_inline bool read_sockaddr_v6(struct dest *dest, struct sock *sk, void *uaddr, int bytes)
+/* False for a mapped address: the kernel hands it on to the IPv4 function, which reports it. Not inlined for its stack. */
+static __noinline int read_sockaddr_v6(struct dest *dest, struct sock *sk, void *uaddr, int bytes)
 {
 	struct any_sockaddr addr = {};
 
@@ -55,9 +55,9 @@ static __always_inline int tcp_exit(struct sock *sk, void *uaddr, int addr_len, 
 	struct dest dest = {};
 	struct egress_process process;
 
-	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process))
+	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process) ||
+	    is_program_hidden(&process))
 		return 0;
-	fill_rest(&process);
 	know_process(&process);
 	return emit_each_typed(sk, &dest, &process, sk->__sk_common.skc_net.net->ns.inum, result);
 }
@@ -104,9 +104,9 @@ static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len,
 
 	/* Before any filter: else this connect's return would be taken for that of the thread's last one. */
 	report_missed(bpf_get_current_pid_tgid());
-	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process))
+	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process) ||
+	    is_program_hidden(&process))
 		return 0;
-	fill_rest(&process);
 	know_process(&process);
 	return keep_pending(sk, &dest, &process);
 }

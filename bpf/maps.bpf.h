@@ -93,6 +93,14 @@ struct {
 	__type(value, struct egress_known);
 } known SEC(".maps");
 
+/* How many times user space has hidden a program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} verdicts SEC(".maps");
+
 /* Cgroups whose paths were sent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -95,6 +95,7 @@ class Session:
         self._arena = ffi.new("struct egress_event[]", BATCH)
         self._view = memoryview(ffi.buffer(self._arena))
         self._record_bytes = ffi.sizeof("struct egress_event")
+        self._verdicts = 0
         try:
             self._configure(settings)
             wanted = self._choose(settings)
@@ -139,6 +140,9 @@ class Session:
         flags = self._lib.EGRESS_KNOWN_WHOLE | self._lib.EGRESS_KNOWN_HIDDEN
         value = self._ffi.new("struct egress_known *", {"process": process, "flags": flags, "rule": rule})
         self._set("known", bytes(self._ffi.buffer(self._identity(seen.identity))), value)
+        # Only after it: then a flow that has seen the new number has seen the verdict.
+        self._verdicts += 1
+        self._set("verdicts", bytes(4), self._ffi.new("__u64 *", self._verdicts))
 
     def hide_cgroup(self, cgroup_id: int, rule: int) -> None:
         """Have the kernel drop events of all processes in a cgroup."""

@@ -183,7 +183,6 @@ class Ebpf(Input):
                 put("skipped", label if label.startswith("outside") else f"by {label}", before + here)
         for what, hits in hidden.items():
             put("skipped", f"outside only-{what}", hits)
-        put("lost", "ebpf: details of programs (sent again with their next event)", counters["lost_details"])
 
     def _batch(self, records: memoryview) -> Batch:
         for told in self._details.decode(self._opened().details()):

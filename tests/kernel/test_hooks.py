@@ -352,10 +352,10 @@ def test_rules_count_their_hits(kind: str) -> None:
 
 def test_stopped_reader_loses_a_known_number(kind: str) -> None:
     """With a ring that is too small, what arrived and what is said to be lost add up."""
-    seen, truth = made(kind, "udpburst", V4, 9, 500, window=0, ring=4096)
+    seen, truth = made(kind, "udpburst", V4, 9, 1000, window=0, ring=65536)
     lost = seen.losses.total("lost")
     assert lost > 0 and len(seen) > 0
-    assert len(seen) + lost == int(truth["sent"]) == 500
+    assert len(seen) + lost == int(truth["sent"]) == 1000
 
 
 def test_own_connections_are_not_reported(kind: str) -> None:

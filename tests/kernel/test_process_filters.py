@@ -15,11 +15,10 @@ from pyegress.kernel import cgroup2_root
 from tests import traffic
 from tests.kernel.observing import Observed, Watch, child, made, observe
 
-pytestmark = [
-    pytest.mark.guest("6.1", "6.12"),
-    pytest.mark.parametrize("kind", ["fentry", "kprobe", "cgroup"]),
-    pytest.mark.usefixtures("routes"),
-]
+pytestmark = [pytest.mark.guest("6.1", "6.12"), pytest.mark.usefixtures("routes")]
+kinds = pytest.mark.parametrize("kind", ["fentry", "kprobe", "cgroup"])
+one_kind = pytest.mark.parametrize("kind", ["kprobe"])
+"""For what is decided after all hooks have come together."""
 
 V4 = "192.0.2.1"
 TRAFFIC = str(traffic.traffic())
@@ -41,6 +40,7 @@ def skipped(seen: Observed) -> dict[str, int]:
     return {reason: count for (stage, reason), count in seen.losses.snapshot().items() if stage == "skipped"}
 
 
+@one_kind
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
@@ -64,6 +64,7 @@ def test_hidden(kind: str, options: dict[str, tuple[str, ...]], rule: str) -> No
     assert skipped(seen)[rule] == 2
 
 
+@one_kind
 @pytest.mark.parametrize(
     "options",
     [
@@ -82,6 +83,7 @@ def test_let_through(kind: str, options: dict[str, tuple[str, ...]]) -> None:
     assert there(observe(kind, lambda: udp(7), **options)) == [7]
 
 
+@kinds
 @pytest.mark.parametrize("options", [{"ignore_comm": ("tra*",)}, {"only_cmdline": ("wget",)}])
 def test_a_verdict_reaches_the_kernel(kind: str, options: dict[str, tuple[str, ...]]) -> None:
     """A pattern is decided once: after that the kernel sends no more of the process, however much it does."""
@@ -107,6 +109,7 @@ def test_a_verdict_reaches_the_kernel(kind: str, options: dict[str, tuple[str, .
         assert after["reported"] == before["reported"]
 
 
+@kinds
 def test_an_exec_asks_for_a_new_verdict(kind: str) -> None:
     """The same process, another program: what held for the first does not hold for the second."""
     seen = observe(
@@ -115,12 +118,14 @@ def test_an_exec_asks_for_a_new_verdict(kind: str) -> None:
     assert there(seen) == [8]
 
 
+@kinds
 def test_who_drops_rights_is_judged_anew(kind: str) -> None:
     """A rule for root hides what it did as root, and no more."""
     seen, _ = made(kind, "setuid", V4, 7, 65534, ignore_user=("root",))
     assert there(seen) == [8]
 
 
+@one_kind
 def test_a_name_is_the_whole_name(kind: str, tmp_path: Path) -> None:
     """A name longer than the kernel's 15 bytes is matched as a whole, and so is none that only begins like it."""
     for name in ("averyveryverylongname", "averyveryverylongerone"):
@@ -136,6 +141,7 @@ def test_a_name_is_the_whole_name(kind: str, tmp_path: Path) -> None:
     assert there(seen) == [8]
 
 
+@one_kind
 def test_a_threads_name_does_not_decide(kind: str) -> None:
     """A thread that calls itself so is still its program."""
     seen, _ = made(kind, "renamedthread", V4, 7, b"worker".hex(), ignore_comm=("worker",))
@@ -166,6 +172,7 @@ def run_in(cgroup: Path, *argv: str) -> None:
     )
 
 
+@kinds
 def test_unit_of_a_process(kind: str) -> None:
     """The cgroup's path gives the systemd unit and slice, from the first event of the cgroup."""
     with in_cgroup("system.slice/nginx.service") as cgroup:
@@ -177,6 +184,7 @@ def test_unit_of_a_process(kind: str) -> None:
         assert process.cgroup_id == cgroup.stat().st_ino
 
 
+@one_kind
 def test_unit_that_has_gone(kind: str) -> None:
     """The path comes with the event: the unit may be gone when it is read."""
 
@@ -188,6 +196,7 @@ def test_unit_that_has_gone(kind: str) -> None:
     assert process is not None and process.unit == "short.service"
 
 
+@kinds
 @pytest.mark.parametrize("before", [True, False])
 def test_ignored_unit(kind: str, before: bool) -> None:
     """One that is there at the start is hidden in the kernel from its first event; a later one from its second."""
@@ -209,6 +218,7 @@ def test_ignored_unit(kind: str, before: bool) -> None:
     assert there(seen) == []
 
 
+@one_kind
 def test_ignored_container(kind: str) -> None:
     """By the beginning of its id."""
     container = "3f4a" * 16
@@ -224,6 +234,7 @@ def test_ignored_container(kind: str) -> None:
         assert (seen.process.container, seen.process.container_engine) == (container, "docker")
 
 
+@one_kind
 def test_only_a_unit(kind: str) -> None:
     """Everything else is hidden."""
     with in_cgroup("system.slice/nginx.service") as cgroup:
@@ -237,6 +248,7 @@ def test_only_a_unit(kind: str) -> None:
     assert skipped(seen)["outside only-unit"] == 1
 
 
+@one_kind
 def test_parents_name_decides(kind: str) -> None:
     """By the parent's and the grandparent's name."""
     script = f"{SHORT} udp {V4} 7; true"
