@@ -48,7 +48,8 @@ class EbpfOptions(ProcessFilterOptions, frozen=True):
     attach: Annotated[
         Literal["auto", "fentry", "kprobe", "cgroup"],
         _help(
-            "kind of hooks; auto takes the first that attaches, in this order; cgroup sees requests, not results"
+            "kind of hooks; auto takes the first that attaches, in this order; cgroup sees requests, not results, "
+            "and can't tell the kernel's own sockets"
         ),
     ] = "auto"
     window: Annotated[

@@ -112,9 +112,13 @@ class Watch:
         self._thread.join()
         self._source.close()
 
+    def all(self) -> Observed:
+        """What was seen so far."""
+        return Observed(list(self._seen), self.losses, self.notices)
+
     def of(self, pid: int) -> Observed:
         """What was seen of a process."""
-        return Observed(list(self._seen), self.losses, self.notices).of(pid)
+        return self.all().of(pid)
 
     def wait_for(self, pid: int) -> Observed:
         """What was seen of a process, once something was."""

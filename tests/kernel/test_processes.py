@@ -14,11 +14,10 @@ from pyegress.record import Process
 from tests import traffic
 from tests.kernel.observing import Observed, Watch, child, held, made, observe
 
-pytestmark = [
-    pytest.mark.guest("6.1", "6.12"),
-    pytest.mark.parametrize("kind", ["fentry", "kprobe", "cgroup"]),
-    pytest.mark.usefixtures("routes"),
-]
+pytestmark = [pytest.mark.guest("6.1", "6.12"), pytest.mark.usefixtures("routes")]
+all_kinds = pytest.mark.parametrize("kind", ["fentry", "kprobe", "cgroup"])
+kinds = pytest.mark.parametrize("kind", ["fentry", "cgroup"])
+"""A kprobe runs the same code as fentry from the process on; cgroup hooks have helpers of their own."""
 
 V4 = "192.0.2.1"
 STORM = 500
@@ -40,6 +39,7 @@ def lineage(process: Process) -> list[Process]:
     return found
 
 
+@all_kinds
 @pytest.mark.parametrize("protocol", ["udp", "tcp"])
 def test_every_program_of_a_storm_is_known_whole(kind: str, protocol: str) -> None:
     """Static programs that make one call and end: name, path, arguments, user, parent and grandparent of each."""
@@ -65,6 +65,7 @@ def test_every_program_of_a_storm_is_known_whole(kind: str, protocol: str) -> No
     assert not [key for key in seen.losses.snapshot() if key[0] in ("lost", "unattributed")]
 
 
+@kinds
 def test_command_line_is_the_processs_own(kind: str) -> None:
     """CASES 59: the same program twice, each with its own arguments."""
     for port in (7, 8):
@@ -72,6 +73,7 @@ def test_command_line_is_the_processs_own(kind: str) -> None:
         assert process_of(seen).cmdline == f"{traffic.traffic()} udp {V4} {port} 1"
 
 
+@kinds
 def test_exec_after_a_connection_attaches_nothing_of_the_next_program(kind: str) -> None:
     """The datagram is the first program's, although the same process runs another one when it is looked at."""
     seen, _ = made(kind, "execafter", V4, 7, str(traffic.traffic()), "udp", V4, 8)
@@ -83,6 +85,7 @@ def test_exec_after_a_connection_attaches_nothing_of_the_next_program(kind: str)
     assert after.cmdline == f"{traffic.traffic()} udp {V4} 8"
 
 
+@kinds
 def test_reused_pid_is_another_process(kind: str) -> None:
     """CASES 61: a new process gets the number of one that has just connected."""
     pids: list[int] = []
@@ -101,6 +104,7 @@ def test_reused_pid_is_another_process(kind: str) -> None:
     assert second.cmdline is not None and "cloneback" in second.cmdline
 
 
+@kinds
 @pytest.mark.parametrize("name", [b"\xff\xfe", b") S 1 (", b"a\nb", "größe-größe-grö".encode()[:15]])
 def test_odd_bytes_in_a_name(kind: str, name: bytes) -> None:
     """CASES 62: a name of any bytes is that name."""
@@ -108,6 +112,7 @@ def test_odd_bytes_in_a_name(kind: str, name: bytes) -> None:
     assert process_of(seen).comm == name.decode("utf-8", "surrogateescape")
 
 
+@kinds
 def test_odd_bytes_in_arguments(kind: str) -> None:
     """CASES 62: arguments that are not UTF-8."""
     argument = b"\xc3 \x1b[31m\n".decode("utf-8", "surrogateescape")
@@ -115,6 +120,7 @@ def test_odd_bytes_in_arguments(kind: str) -> None:
     assert process_of(seen).cmdline == argument
 
 
+@kinds
 def test_title_longer_than_the_arguments_were(kind: str) -> None:
     """setproctitle(3) goes on into the environment; the whole title is the command line."""
     title = "traffic: " + "a longer title " * 8
@@ -122,6 +128,7 @@ def test_title_longer_than_the_arguments_were(kind: str) -> None:
     assert process_of(seen).cmdline == title
 
 
+@kinds
 def test_thread_name_is_an_extra(kind: str) -> None:
     """The process's name is its main thread's."""
     seen, truth = made(kind, "renamedthread", V4, 7, b"worker".hex())
@@ -130,6 +137,7 @@ def test_thread_name_is_an_extra(kind: str) -> None:
     assert (connection.tid, process_of(seen).pid) == (int(truth["tid"]), int(truth["pid"]))
 
 
+@kinds
 def test_main_thread_that_has_ended(kind: str) -> None:
     """The program is still known by the thread that goes on."""
     seen, _ = made(kind, "leadergone", V4, 7)
@@ -138,12 +146,14 @@ def test_main_thread_that_has_ended(kind: str) -> None:
     assert process.cmdline == f"{traffic.traffic()} leadergone {V4} 7"
 
 
+@kinds
 def test_user_changes_while_the_program_runs(kind: str) -> None:
     """Who drops rights is reported with those it has at each call."""
     seen, _ = made(kind, "setuid", V4, 7, 65534)
     assert [(c.dest_port, c.process.uid) for c in seen if c.process] == [(7, 0), (8, 65534)]
 
 
+@kinds
 def test_arguments_that_are_not_in_memory_come_from_proc(kind: str) -> None:
     """Where the kernel would have to wait for a page, /proc tells, and the record says so."""
     with Watch(kind) as watch, traffic.held("argsout", V4, 7, "paged out") as (_, words):
@@ -152,6 +162,7 @@ def test_arguments_that_are_not_in_memory_come_from_proc(kind: str) -> None:
     assert process.attribution == "proc"
 
 
+@kinds
 def test_arguments_that_are_not_in_memory_of_a_process_that_ended(kind: str) -> None:
     """Nothing is guessed: unknown, with the reason, and counted."""
     seen, _ = held(kind, "argsout", V4, 7, "paged out")
@@ -161,6 +172,7 @@ def test_arguments_that_are_not_in_memory_of_a_process_that_ended(kind: str) -> 
     assert seen.losses.snapshot()["unattributed", process.attribution] == 1
 
 
+@kinds
 def test_long_arguments_are_cut_and_marked(kind: str) -> None:
     """4 KiB of them are kept."""
     process = process_of(child(kind, traffic.short(), "udp", V4, "7", "x" * 5000))
@@ -169,6 +181,7 @@ def test_long_arguments_are_cut_and_marked(kind: str) -> None:
     assert process.cmdline.startswith(f"{traffic.short()} udp {V4} 7 xxx")
 
 
+@kinds
 def test_arguments_of_some_length_are_whole(kind: str) -> None:
     """Those too long for the small record take the large one."""
     process = process_of(child(kind, traffic.short(), "udp", V4, "7", "y" * 2000))
@@ -176,6 +189,7 @@ def test_arguments_of_some_length_are_whole(kind: str) -> None:
     assert not process.cmdline_cut
 
 
+@kinds
 def test_script_beside_its_interpreter(kind: str, tmp_path: Path) -> None:
     """A script run by its name: the interpreter is the program, the script an extra."""
     script = tmp_path / "a script with a long name.py"
@@ -188,6 +202,7 @@ def test_script_beside_its_interpreter(kind: str, tmp_path: Path) -> None:
     assert process.exe == os.path.realpath(sys.executable)
 
 
+@kinds
 def test_deleted_program_keeps_its_path(kind: str) -> None:
     """CASES 66: without ` (deleted)`, in a folder that is new each time."""
     seen, truth = held(kind, "deleted", V4, 7)
@@ -195,6 +210,7 @@ def test_deleted_program_keeps_its_path(kind: str) -> None:
     assert not Path(truth["path"]).exists()
 
 
+@kinds
 def test_deleted_program_matches_a_glob(kind: str) -> None:
     """CASES 66: the random part of a folder is no obstacle to a filter."""
 
@@ -207,6 +223,7 @@ def test_deleted_program_matches_a_glob(kind: str) -> None:
     assert seen.losses.snapshot()["skipped", "by ignore-exe:*/.mount_*/app"] == 1
 
 
+@kinds
 def test_program_without_a_file(kind: str) -> None:
     """A program run from memory has the name it was given there."""
     seen, _ = made(kind, "memfdexec", str(traffic.short()), "short", "udp", V4, 7)
@@ -214,6 +231,7 @@ def test_program_without_a_file(kind: str) -> None:
     assert (process.exe, process.cmdline) == ("/memfd:payload", f"short udp {V4} 7")
 
 
+@kinds
 def test_path_over_mount_points(kind: str, tmp_path: Path) -> None:
     """The path is the one that a user of the mount namespace knows, through two mounts."""
     outer = tmp_path / "outer"
@@ -231,6 +249,7 @@ def test_path_over_mount_points(kind: str, tmp_path: Path) -> None:
         subprocess.run(["umount", "-R", outer], check=True)
 
 
+@kinds
 def test_eight_ancestors(kind: str) -> None:
     """The chain ends after eight, each with its name and path."""
     truth: dict[str, str] = {}
@@ -242,6 +261,7 @@ def test_eight_ancestors(kind: str) -> None:
     assert all(p.name and p.name.startswith("level") for p in above)
 
 
+@kinds
 def test_every_level_of_a_deep_chain_has_its_ancestors(kind: str, tmp_path: Path) -> None:
     """Who was the last of eight ancestors to be told is told with its own when another child of it connects."""
     script = tmp_path / "deeper"
@@ -259,6 +279,7 @@ def test_every_level_of_a_deep_chain_has_its_ancestors(kind: str, tmp_path: Path
         assert len(above) == 8 or lineage(process)[-1].pid == 1
 
 
+@kinds
 def test_parent_that_runs_another_program(kind: str) -> None:
     """A parent is what it was when the child was first seen; a later child has the later program as parent."""
     code = (
@@ -278,6 +299,7 @@ def test_parent_that_runs_another_program(kind: str) -> None:
     assert second.exe == os.path.realpath("/bin/sh")
 
 
+@kinds
 def test_process_in_another_pid_namespace(kind: str) -> None:
     """CASES 64: the number is the one that pyegress's own namespace has for it."""
     seen, truth = made(kind, "inns", V4, 7)

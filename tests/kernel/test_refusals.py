@@ -98,7 +98,22 @@ def test_oldest_kernel(kind: str) -> None:
     seen = observe(kind, lambda: traffic.run("udpaddrs", 9, "192.0.2.1", "2001:db8::1"))
     assert seen.destinations() == [("udp", "192.0.2.1", 9), ("udp", "2001:db8::1", 9)]
     (connect,) = observe(kind, lambda: traffic.run("tcp", "192.0.2.1", 7))
-    assert connect.process is not None and connect.process.comm == "traffic"
+    process = connect.process
+    assert process is not None and process.parent is not None
+    assert (process.name, process.exe) == ("traffic", str(traffic.traffic()))
+    assert process.cmdline == f"{traffic.traffic()} tcp 192.0.2.1 7"
+    assert (process.parent.pid, process.attribution) == (os.getpid(), "kernel")
+
+
+@pytest.mark.guest("5.10")
+@pytest.mark.parametrize("kind", ["fentry", "kprobe", "cgroup"])
+@pytest.mark.usefixtures("routes")
+def test_oldest_kernel_and_a_name_that_got_shorter(kind: str) -> None:
+    """Before 5.17 the rest of the longer name stays behind the new one's end; it is no part of it."""
+    seen, _ = made(kind, "renamed", "192.0.2.1", 7, b"tr".hex(), ignore_comm=("tr",))
+    assert seen == []
+    seen, _ = made(kind, "renamed", "192.0.2.1", 7, b"tr".hex(), only_comm=("tr",))
+    assert [c.process.comm for c in seen if c.process] == ["tr"]
 
 
 @pytest.mark.guest("6.1", "6.12")
