@@ -70,6 +70,16 @@ static __always_inline __u32 path_bytes(const struct egress_details *details)
 	return *(volatile const __u32 *)&details->path_bytes;
 }
 
+/* Ends the name whose bytes end at `used`; false when there is no room. */
+static __always_inline bool end_name(struct egress_details *details, __u32 used, __u32 limit)
+{
+	if (used >= limit)
+		return false;
+	details->data[used] = '/';
+	details->path_bytes = used + 1;
+	return true;
+}
+
 /* False when there is no room, or nothing to be read. */
 static __always_inline bool put_name(struct egress_details *details, const struct qstr *name, __u32 limit)
 {
@@ -78,12 +88,7 @@ static __always_inline bool put_name(struct egress_details *details, const struc
 
 	if (used >= limit || bpf_probe_read_kernel(details->data + used, bytes, name->name))
 		return false;
-	used += bytes;
-	if (used >= limit)
-		return false;
-	details->data[used] = '/';
-	details->path_bytes = used + 1;
-	return true;
+	return end_name(details, used + bytes, limit);
 }
 
 /* The path up to the root of its mount namespace, over mount points. */
@@ -176,6 +181,7 @@ static __always_inline bool put_program(struct egress_details *details, const st
 	details->arg_start = program->arg_start;
 	if (program->file.mnt)
 		fits = put_path(details, program->file, limit, names);
+	/* Asked twice, because the answer would not fit on the stack. */
 	if (!fits || BPF_CORE_READ(task, mm) != program->mm) {
 		details->path_bytes = 0;
 		details->flags |= EGRESS_FAULT;
@@ -318,13 +324,8 @@ static __always_inline bool put_cgroup_path(struct egress_details *details, stru
 		if (used >= limit)
 			return false;
 		bytes = bpf_probe_read_kernel_str(details->data + used, NAME_BYTES + 1, BPF_CORE_READ(node, name));
-		if (bytes <= 0)
+		if (bytes <= 0 || !end_name(details, used + bytes - 1, limit))
 			return false;
-		used += bytes - 1;
-		if (used >= limit)
-			return false;
-		details->data[used] = '/';
-		details->path_bytes = used + 1;
 		node = parent;
 	}
 	return false;

@@ -17,6 +17,11 @@ def display(text: str) -> str:
     return "".join(map(escaped, text))
 
 
+def encoded(text: str) -> bytes:
+    """The bytes that the text (decoded with surrogateescape) was. Not os.fsencode: the locale has no say in it."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def escaped(char: str) -> str:
     """One character as `display` shows it."""
     named = _NAMED.get(char)

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple, TypeVar
 from msgspec import Meta
 
 from pyegress.errors import UsageError
-from pyegress.escape import display
+from pyegress.escape import display, encoded
 from pyegress.plugin import Batch, Options
 from pyegress.prefixes import Verdict
 from pyegress.record import Connection, Process
@@ -220,7 +220,7 @@ def _rules(what: str, options: ProcessFilterOptions, labels: list[str]) -> dict[
             if not given:
                 raise UsageError(f"{option}: the pattern must not be empty")
             # An ASCII locale reads UTF-8 as surrogates; a process's text never has it so.
-            pattern = _raw(given).decode("utf-8", "surrogateescape")
+            pattern = encoded(given).decode("utf-8", "surrogateescape")
             try:
                 test = make_test(pattern)
             except LookupError as error:
@@ -262,12 +262,12 @@ def _verdicts(ignore: Sequence[tuple[_Key, int]], only: Sequence[tuple[_Key, int
 
 
 def _comm_key(pattern: str) -> bytes | None:
-    raw = _raw(pattern)
+    raw = encoded(pattern)
     return None if _is_glob(pattern) or len(raw) > _COMM_BYTES else raw.ljust(_COMM_BYTES + 1, b"\0")
 
 
 def _is_never_cut(rule: _Rule) -> bool:
-    return not _is_glob(rule.pattern) and len(_raw(rule.pattern)) < _COMM_BYTES
+    return not _is_glob(rule.pattern) and len(encoded(rule.pattern)) < _COMM_BYTES
 
 
 def _uid_key(pattern: str) -> int | None:
@@ -286,7 +286,7 @@ def _uid_key(pattern: str) -> int | None:
 
 def _name_test(pattern: str) -> _Test:
     matches = _matcher(pattern)
-    raw = None if _is_glob(pattern) else _raw(pattern)
+    raw = None if _is_glob(pattern) else encoded(pattern)
 
     def test(process: Process) -> bool | None:
         names = [name for name in (process.name, process.comm) if name is not None]
@@ -310,7 +310,7 @@ def _unresolved(process: Process) -> bytes | None:
         or (process.exe and process.cmdline)
     ):
         return None
-    raw = _raw(comm)
+    raw = encoded(comm)
     return raw if len(raw) >= _COMM_BYTES else None
 
 
@@ -456,8 +456,3 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
     # fnmatch.fnmatchcase caches only 256 patterns; translate is the same glob with `*` crossing newlines.
     compiled = re.compile(fnmatch.translate(pattern))
     return lambda text: compiled.match(text) is not None
-
-
-def _raw(text: str) -> bytes:
-    # Not os.fsencode: the locale has no say in what a kernel's bytes mean.
-    return text.encode("utf-8", "surrogateescape")

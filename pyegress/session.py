@@ -13,6 +13,7 @@ import msgspec
 
 from pyegress import kernel
 from pyegress.errors import UnsupportedError
+from pyegress.escape import encoded
 from pyegress.prefixes import Network, Verdict
 from pyegress.record import Identity, Seen
 
@@ -135,7 +136,7 @@ class Session:
             "cgroup_id": seen.cgroup_id,
             "uid": seen.uid,
             "gid": seen.gid,
-            "comm": seen.comm.encode("utf-8", "surrogateescape"),
+            "comm": encoded(seen.comm),
         }
         flags = self._lib.EGRESS_KNOWN_WHOLE | self._lib.EGRESS_KNOWN_HIDDEN
         value = self._ffi.new("struct egress_known *", {"process": process, "flags": flags, "rule": rule})

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from pyegress.escape import encoded
+
 COMM_BYTES = 15
 _SCRIPT_ARGUMENTS = 3
 """The kernel puts at most the interpreter and one option before a script's path, which then is the third."""
@@ -27,12 +29,12 @@ def full_name(comm: str, args: Sequence[str], exe: str | None, kernel: bool) -> 
     """
     if kernel:
         return comm.partition("/")[0]
-    cut = _bytes(comm)
+    cut = encoded(comm)
     if len(cut) < COMM_BYTES:
         return comm
     for candidate in (exe or "", *args[:_SCRIPT_ARGUMENTS]):
         base = _base(candidate)
-        if _bytes(base).startswith(cut):
+        if encoded(base).startswith(cut):
             return base
     return comm
 
@@ -47,9 +49,9 @@ def script_of(comm: str, args: Sequence[str], exe: str | None) -> str | None:
         return None
     program = _base(exe)
     # The kernel puts the interpreter first; a program that is called by its own name runs no script by name.
-    if comm and all(_bytes(_base(path))[:COMM_BYTES] != _bytes(comm) for path in (exe, args[0])):
+    if comm and all(encoded(_base(path))[:COMM_BYTES] != encoded(comm) for path in (exe, args[0])):
         for argument in args[1:_SCRIPT_ARGUMENTS]:
-            if _bytes(_base(argument))[:COMM_BYTES] == _bytes(comm) and not argument.startswith("-"):
+            if encoded(_base(argument))[:COMM_BYTES] == encoded(comm) and not argument.startswith("-"):
                 return argument
     for name, flags in _PLAIN_FLAGS:
         if name.fullmatch(program):
@@ -72,8 +74,3 @@ def user_name(uid: int) -> str:
 
 def _base(path: str) -> str:
     return path.rpartition("/")[2]
-
-
-def _bytes(text: str) -> bytes:
-    # Not os.fsencode: the locale has no say in what a kernel's bytes mean.
-    return text.encode("utf-8", "surrogateescape")

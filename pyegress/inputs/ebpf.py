@@ -102,7 +102,7 @@ class Ebpf(Input):
         )
         self._details = DetailsDecoder(session.ffi)
         self._decoder = EventDecoder(
-            session.ffi, self._resolve, Path("/proc/self/ns/net").stat().st_ino, _ifname
+            session.ffi, self._table.resolve, Path("/proc/self/ns/net").stat().st_ino, _ifname
         )
         self._hide_cgroups()
 
@@ -171,25 +171,23 @@ class Ebpf(Input):
         for (rule, what), hits in zip(self._rules, kernel_hits, strict=False):
             if rule.startswith("ignore-"):
                 hidden[what] -= hits
-                put("skipped", f"by {rule}", hits)
-            else:
-                put("matched", f"by {rule}", hits)
-        first = self._first_process_rule
-        for label, before, here in zip(
-            self._filters.labels, kernel_hits[first:], self._filters.hits, strict=True
-        ):
-            if label.startswith("only-"):
-                put("matched", f"by {label}", before + here)
-            else:
-                put("skipped", label if label.startswith("outside") else f"by {label}", before + here)
+            self._put_rule(rule, hits)
+        process_hits = kernel_hits[self._first_process_rule :]
+        for label, before, here in zip(self._filters.labels, process_hits, self._filters.hits, strict=True):
+            self._put_rule(label, before + here)
         for what, hits in hidden.items():
             put("skipped", f"outside only-{what}", hits)
+
+    def _put_rule(self, rule: str, hits: int) -> None:
+        stage = "matched" if rule.startswith("only-") else "skipped"
+        self._context.losses.put(stage, rule if rule.startswith("outside") else f"by {rule}", hits)
 
     def _batch(self, records: memoryview) -> Batch:
         for told in self._details.decode(self._opened().details()):
             self._table.add(told)
-            if self._filters.needs_verdicts and isinstance(told, Details):
-                self._resolve(told.seen)
+            # Told as an ancestor it has no cgroup: it is told again before its own first event, and judged then.
+            if isinstance(told, Details) and told.seen.cgroup_id:
+                self._hide(told.seen)
         # Anew each time: the clock may have been set.
         offset_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - _boot_ns()
         return self._judged(self._decoder.decode(records, offset_ns))
@@ -202,29 +200,26 @@ class Ebpf(Input):
                     self._context.losses.add("unattributed", connection.process.attribution)
         return kept
 
-    def _resolve(self, seen: Seen) -> Process:
-        """The process, with the verdict on it told to the kernel, so that it sends no more of what is hidden."""
+    def _hide(self, seen: Seen) -> None:
+        """Tell the kernel the verdict on a program and on its cgroup, so that it sends no more of what is hidden."""
+        if not (self._filters.has_place_rules or self._filters.needs_verdicts):
+            return
         process = self._table.resolve(seen)
-        first = self._first_process_rule
-        if self._filters.has_place_rules and process.cgroup is not None:
-            rule = self._filters.judge_place(process)
-            if rule is not None:
-                self._opened().hide_cgroup(seen.cgroup_id, first + rule)
-        if self._filters.needs_verdicts:
-            rule = self._filters.judge(process)
-            if rule is not None:
-                self._opened().hide_program(seen, first + rule)
-        return process
+        self._hide_cgroup(seen.cgroup_id, process)
+        rule = self._filters.judge(process) if self._filters.needs_verdicts else None
+        if rule is not None:
+            self._opened().hide_program(seen, self._first_process_rule + rule)
+
+    def _hide_cgroup(self, cgroup_id: int, process: Process) -> None:
+        rule = self._filters.judge_place(process) if self._filters.has_place_rules else None
+        if rule is not None:
+            self._opened().hide_cgroup(cgroup_id, self._first_process_rule + rule)
 
     def _hide_cgroups(self) -> None:
         """Judge those that are there already, so that none of their events is sent."""
-        if not self._filters.has_place_rules:
-            return
-        root = cgroup2_root()
+        root = cgroup2_root() if self._filters.has_place_rules else None
         for cgroup_id, path in walk(root) if root else ():
-            rule = self._filters.judge_place(self._table.of_cgroup(path))
-            if rule is not None:
-                self._opened().hide_cgroup(cgroup_id, self._first_process_rule + rule)
+            self._hide_cgroup(cgroup_id, self._table.of_cgroup(path))
 
     def _forbidden(self) -> None:
         if not self._warned and not may_trace_others():

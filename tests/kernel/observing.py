@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
 
 from pyegress.inputs.ebpf import Ebpf, EbpfOptions
+from pyegress.kernel import cgroup2_root
 from pyegress.losses import Losses
 from pyegress.plugin import Context
 from pyegress.record import Connection
@@ -89,6 +91,28 @@ def child(kind: str, *argv: str | Path, **options: Any) -> Observed:
         pids.append(process.pid)
 
     return observe(kind, act, **options).of(pids[0])
+
+
+@contextmanager
+def in_cgroup(path: str, root: Path | None = None) -> Iterator[Path]:
+    """A cgroup, of the unified hierarchy or of that one, removed in the end."""
+    root = root or cgroup2_root()
+    assert root is not None
+    folder = root / path
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent
+
+
+def run_in(cgroup: Path, *argv: str) -> None:
+    """Run a program that is in that cgroup from its start."""
+    subprocess.run(
+        ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', cgroup, *argv], check=True, timeout=60
+    )
 
 
 class Watch:

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pyegress.kernel import cgroup2_root
 from tests import traffic
-from tests.kernel.observing import Observed, Watch, child, made, observe
+from tests.kernel.observing import Observed, Watch, child, in_cgroup, made, observe, run_in
 
 pytestmark = [pytest.mark.guest("6.1", "6.12"), pytest.mark.usefixtures("routes")]
 kinds = pytest.mark.parametrize("kind", ["fentry", "kprobe", "cgroup"])
@@ -148,28 +145,6 @@ def test_a_threads_name_does_not_decide(kind: str) -> None:
     assert there(seen) == [7]
     seen, _ = made(kind, "renamedthread", V4, 7, b"worker".hex(), ignore_comm=("traffic",))
     assert there(seen) == []
-
-
-@contextmanager
-def in_cgroup(path: str) -> Iterator[Path]:
-    """A cgroup, removed in the end."""
-    root = cgroup2_root()
-    assert root is not None
-    folder = root / path
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        while folder != root:
-            folder.rmdir()
-            folder = folder.parent
-
-
-def run_in(cgroup: Path, *argv: str) -> None:
-    """Run a program that is in that cgroup from its start."""
-    subprocess.run(
-        ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', cgroup, *argv], check=True, timeout=60
-    )
 
 
 @kinds

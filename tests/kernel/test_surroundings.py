@@ -14,7 +14,7 @@ import pytest
 
 from pyegress.record import Process
 from tests import traffic
-from tests.kernel.observing import Watch, observe
+from tests.kernel.observing import Watch, in_cgroup, observe, run_in
 
 pytestmark = pytest.mark.usefixtures("routes")
 both = pytest.mark.guest("6.1", "6.12")
@@ -37,17 +37,11 @@ def mounted(*arguments: str | Path) -> Iterator[None]:
 
 def process_in_v1(kind: str, controller: str, root: Path) -> Process:
     """The process of a program that is in a cgroup of that v1 hierarchy, and in none of the unified one."""
-    with mounted("-t", "cgroup", "-o", controller, "none", root):
-        unit = root / "system.slice" / "old.service"
-        unit.mkdir(parents=True)
-        enter = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
-        try:
-            seen = observe(
-                kind, lambda: subprocess.run(["sh", "-c", enter, unit, SHORT, "udp", V4, "7"], check=True)
-            )
-        finally:
-            unit.rmdir()
-            unit.parent.rmdir()
+    with (
+        mounted("-t", "cgroup", "-o", controller, "none", root),
+        in_cgroup("system.slice/old.service", root) as cgroup,
+    ):
+        seen = observe(kind, lambda: run_in(cgroup, SHORT, "udp", V4, "7"))
     (process,) = [c.process for c in seen if c.dest_ip == V4]
     assert process is not None
     return process
