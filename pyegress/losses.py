@@ -13,6 +13,7 @@ class Losses:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
+        self._put: dict[tuple[str, str], dict[str, int]] = {}
         self._lock = Lock()
 
     def add(self, stage: str, reason: str, count: int = 1) -> None:
@@ -22,15 +23,18 @@ class Losses:
                 key = (stage, reason)
                 self._counts[key] = self._counts.get(key, 0) + count
 
-    def put(self, stage: str, reason: str, total: int) -> None:
-        """Set a counter that something else keeps, such as the kernel."""
+    def put(self, stage: str, reason: str, total: int, source: str = "") -> None:
+        """Set a counter that something else keeps, such as the kernel; those of several sources add up."""
         with self._lock:
-            self._counts[stage, reason] = total
+            self._put.setdefault((stage, reason), {})[source] = total
 
     def snapshot(self) -> dict[tuple[str, str], int]:
         """Every counter above 0, in stage order."""
         with self._lock:
-            return {key: self._counts[key] for key in sorted(self._counts) if self._counts[key] > 0}
+            totals = dict(self._counts)
+            for key, by_source in self._put.items():
+                totals[key] = totals.get(key, 0) + sum(by_source.values())
+        return {key: totals[key] for key in sorted(totals) if totals[key] > 0}
 
     def total(self, stage: str) -> int:
         """Sum of one stage's counters."""

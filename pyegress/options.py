@@ -43,6 +43,10 @@ class Ports(msgspec.Struct, frozen=True):
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
+class Queues(Ports, frozen=True):
+    """A netfilter queue or an inclusive range of queues."""
+
+
 class OptionHelp(msgspec.Struct, frozen=True):
     """What people are told about one option."""
 
@@ -167,15 +171,24 @@ def size_text(total_bytes: int) -> str:
 
 def ports(text: str) -> Ports:
     """`53` or `8000-8100`."""
+    return Ports(*_range(text, 1, "a port, 1..65535, or a range such as 8000-8100"))
+
+
+def queues(text: str) -> Queues:
+    """`0` or `0-3`."""
+    return Queues(*_range(text, 0, "a queue, 0..65535, or a range such as 0-3"))
+
+
+def _range(text: str, least: int, right: str) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", text)
     if not match:
-        raise ValueError("must be a port, 1..65535, or a range such as 8000-8100")
+        raise ValueError(f"must be {right}")
     first, last = int(match[1]), int(match[2] or match[1])
-    if not (1 <= first <= 65535 and 1 <= last <= 65535):
-        raise ValueError("must be 1..65535")
+    if not (least <= first <= 65535 and least <= last <= 65535):
+        raise ValueError(f"must be {least}..65535")
     if last < first:
         raise ValueError("must not end before it starts")
-    return Ports(first, last)
+    return first, last
 
 
 def cidr(text: str) -> Cidr:
@@ -205,6 +218,7 @@ _SCALARS: dict[object, _Scalar] = {
     int: _Scalar("int", whole_number, str),
     str: _Scalar("text", str, str),
     Ports: _Scalar("port or range", ports, str),
+    Queues: _Scalar("queue or range", queues, str),
     frozenset((ipaddress.IPv4Network, ipaddress.IPv6Network)): _Scalar("cidr", cidr, str),
     "duration": _Scalar("duration", duration, duration_text),
     "size": _Scalar("size", size, size_text),

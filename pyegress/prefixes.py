@@ -7,11 +7,13 @@ what every wider one decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
+_MAPPED = 0xFFFF << 32
+_MAPPED_BITS = 96
 
 
 class Verdict(NamedTuple):
@@ -55,3 +57,34 @@ def _first_rules(rules: Iterable[tuple[int, Network]]) -> dict[tuple[int, int, i
         bits = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
         found.setdefault((network.version, network.prefixlen, bits), rule)
     return found
+
+
+class LongestPrefix:
+    """Looks addresses (16 bytes, IPv4 as ::ffff:a.b.c.d) up in a table of verdicts, as the kernel's tries do."""
+
+    def __init__(self, verdicts: Mapping[Network, Verdict]) -> None:
+        self._by_length: dict[int, dict[int, Verdict]] = {}
+        for network, verdict in verdicts.items():
+            length, address = network.prefixlen, int(network.network_address)
+            if network.version == 4:
+                length, address = length + _MAPPED_BITS, address | _MAPPED
+            self._by_length.setdefault(length, {})[address >> (128 - length)] = verdict
+        self._lengths = sorted(self._by_length, reverse=True)
+
+    def find(self, address: bytes) -> Verdict | None:
+        """The verdict of the longest prefix that holds the address."""
+        number = int.from_bytes(address, "big")
+        for length in self._lengths:
+            # An IPv6 prefix as short as ::/0 must not take IPv4 with it.
+            if length < _MAPPED_BITS and number >> 32 == _MAPPED >> 32:
+                break
+            found = self._by_length[length].get(number >> (128 - length))
+            if found is not None:
+                return found
+        return None
+
+
+def in_networks(networks: tuple[Network, ...]) -> Callable[[bytes], bool]:
+    """Whether 16 bytes are an address in one of these networks."""
+    table = LongestPrefix({network: Verdict(0, True, False) for network in networks})
+    return lambda address: table.find(address) is not None

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from pyegress import filters
+from pyegress.destinations import DestinationFilterOptions
 from pyegress.errors import UsageError
-from pyegress.filters import KernelRules, ProcessFilterOptions, ProcessFilters
+from pyegress.filters import FilterOptions, KernelRules, ProcessFilters
 from pyegress.options import describe, parse
 from pyegress.prefixes import Verdict
 from pyegress.record import Connection, Process
@@ -87,7 +88,7 @@ def connection(process: Process | None, count: int = 1) -> Connection:
 
 def made(**options: Any) -> ProcessFilters:
     """The filters of some options, by field name."""
-    return ProcessFilters(ProcessFilterOptions(**options))
+    return ProcessFilters(FilterOptions(**options))
 
 
 YES, NO, UNKNOWN = True, False, None
@@ -245,7 +246,8 @@ def test_every_kind_is_tried() -> None:
     """The table above has each kind with each outcome."""
     tried = {(kind, matches) for kind, _, _, matches in MATCHES}
     assert tried == {(kind, matches) for kind in KINDS for matches in (YES, NO, UNKNOWN)}
-    fields = [field.name for field in msgspec.structs.fields(ProcessFilterOptions)]
+    fields = [field.name for field in msgspec.structs.fields(FilterOptions)]
+    fields = fields[len(msgspec.structs.fields(DestinationFilterOptions)) :]
     assert fields == [f"{what}_{kind}" for what in ("ignore", "only") for kind in KINDS]
 
 
@@ -374,10 +376,11 @@ def test_unknown_user_is_an_error(pattern: str, message: str) -> None:
 def test_options_are_inherited_with_their_help() -> None:
     """An input adds its own, also required ones, and is told of these in the same words."""
 
-    class Own(ProcessFilterOptions, frozen=True):
+    class Own(FilterOptions, frozen=True):
         group: int
 
-    texts = {option.key: option.help for option in describe(Own)}
+    before = [option.key for option in describe(DestinationFilterOptions)]
+    texts = {option.key: option.help for option in describe(Own) if option.key not in before}
     assert list(texts) == ["group", *(f"{what}-{kind}" for what in ("ignore", "only") for kind in KINDS)]
     assert all(text.startswith("hide processes ") for key, text in texts.items() if key != "group")
     given = parse("-I", "own", Own, [("group", "1"), ("only-user", "root"), ("only-user", "a:b")])

@@ -11,8 +11,10 @@ LAYERS = (
     ("pyegress",),
     ("errors", "record", "losses", "escape", "_native"),
     ("plugin", "options"),
-    ("filters", "prefixes", "kernel", "decode", "attribute", "rules"),
-    ("session",),
+    ("prefixes", "patterns"),
+    ("destinations", "directions", "filters", "policy", "policyfile", "setup_rules"),
+    ("kernel", "device", "decode", "attribute", "netfilter", "rules"),
+    ("session", "packets", "observer"),
     ("inputs", "outputs"),
     ("pipeline", "registry"),
     ("listing", "doctor"),
@@ -23,7 +25,13 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "pyegress").rglob("*.py"))
 }
-NATIVE_USERS = {"pyegress.decode.layout", "pyegress.session", "pyegress.inputs.ebpf"}
+NATIVE_USERS = {
+    "pyegress.decode.capture",
+    "pyegress.decode.layout",
+    "pyegress.decode.packet",
+    "pyegress.inputs.ebpf",
+    "pyegress.session",
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -82,7 +90,7 @@ def test_no_cycles() -> None:
             del left[name]
 
 
-@pytest.mark.parametrize("package", ["attribute", "decode", "inputs", "outputs", "rules"])
+@pytest.mark.parametrize("package", ["attribute", "decode", "inputs", "netfilter", "outputs", "rules"])
 def test_package_init_is_empty(package: str) -> None:
     """A package's __init__ holds a licence line and at most a docstring, so that nothing can depend on it."""
     body = ast.parse((ROOT / "pyegress" / package / "__init__.py").read_text()).body

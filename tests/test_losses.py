@@ -82,3 +82,13 @@ def test_threads_lose_no_count() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert losses.total("lost") == 40_000
+
+
+def test_sources_of_one_counter_add_up() -> None:
+    """What two inputs keep is shown as one sum, with what was counted here."""
+    losses = Losses()
+    losses.put("skipped", "by rule", 3, "ebpf")
+    losses.put("skipped", "by rule", 4, "nflog")
+    losses.put("skipped", "by rule", 5, "ebpf")
+    losses.add("skipped", "by rule")
+    assert losses.snapshot() == {("skipped", "by rule"): 10}

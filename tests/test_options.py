@@ -20,6 +20,7 @@ from pyegress.options import (
     duration,
     duration_text,
     parse,
+    queues,
     size,
     size_text,
 )
@@ -208,3 +209,16 @@ def test_describe() -> None:
     assert (described["window"].type_text, described["window"].default_text) == ("duration at most 1m", "10s")
     assert described["ring"].default_text == "4M"
     assert described["pass"].default_text == "***"
+
+
+@pytest.mark.parametrize(("text", "shown"), [("0", "0"), ("65535", "65535"), ("0-3", "0-3"), ("7-7", "7")])
+def test_queues(text: str, shown: str) -> None:
+    """A queue or a range of queues, from 0 on."""
+    assert str(queues(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["", "-1", "3-0", "65536", "0-65536", "0,1", "a"])
+def test_no_queues(text: str) -> None:
+    """What is none is refused."""
+    with pytest.raises(ValueError, match="must"):
+        queues(text)

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from pyegress.prefixes import Network, Verdict, table
+from pyegress.prefixes import LongestPrefix, Network, Verdict, table
 
 Address = IPv4Address | IPv6Address
 Rules = list[tuple[int, Network]]
@@ -178,3 +178,20 @@ def test_ten_thousand_prefixes() -> None:
     for network in random_.sample(networks, 100):
         for address in edges(network):
             assert trie.find(address) == oracle(address, ignore, only), address
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_longest_prefix_finds_what_the_kernel_finds(seed: int) -> None:
+    """The same verdicts as the kernel's tries, for both families in one table of 16-byte addresses."""
+    made = random.Random(seed)
+    prefixes = ["0.0.0.0/0", "::/0", "::ffff:0:0/95"]
+    prefixes += [f"{made.randrange(256)}.{made.randrange(4)}.0.0/{made.randrange(4, 33)}" for _ in range(50)]
+    prefixes += [f"2001:db8:{made.randrange(4):x}::/{made.randrange(20, 129)}" for _ in range(50)]
+    given = [ip_network(prefix, strict=False) for prefix in made.sample(prefixes, 60)]
+    verdicts = table(list(enumerate(given)), [])
+    trie, longest = Trie(verdicts), LongestPrefix(verdicts)
+    for address in (edge for network in given for edge in edges(network)):
+        mapped = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+        if address.version == 6 and isinstance(address, IPv6Address) and address.ipv4_mapped:
+            continue
+        assert (longest.find(mapped) or NOTHING) == trie.find(address)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,12 +17,13 @@ from pyegress.attribute.cgroup import walk
 from pyegress.attribute.processes import PROGRAMS, ProcessTable
 from pyegress.decode.details import DetailsDecoder
 from pyegress.decode.event import EventDecoder
+from pyegress.destinations import DestinationFilters, put_rule
 from pyegress.errors import InputError, UnsupportedError
-from pyegress.filters import ProcessFilterOptions, ProcessFilters
+from pyegress.filters import FilterOptions, ProcessFilters
 from pyegress.kernel import cgroup2_root, may_trace_others
-from pyegress.options import Cidr, DurationNs, Ports, SizeBytes
+from pyegress.options import SizeBytes
 from pyegress.plugin import Batch, Context, Input
-from pyegress.prefixes import Network, Verdict, table
+from pyegress.prefixes import Verdict
 from pyegress.record import ATTRIBUTED, Details, Process, Seen
 from pyegress.session import BATCH, KINDS, AttachError, Session, Settings, explain
 
@@ -33,18 +34,15 @@ PENDING_NS = 2_000_000_000
 """A connect call returns within microseconds; after this long its return was missed."""
 LEAST_SWEEP_NS = 1_000_000_000
 _NEVER_NS = (1 << 63) - 1
-T = TypeVar("T", Network, Ports)
 
 
 def _help(text: str, ge: int | None = None, le: int | None = None) -> msgspec.Meta:
     return msgspec.Meta(description=text, ge=ge, le=le)
 
 
-class EbpfOptions(ProcessFilterOptions, frozen=True):
+class EbpfOptions(FilterOptions, frozen=True, kw_only=True):
     """Options of the ebpf input."""
 
-    quiet: Annotated[bool, _help("no line per connection on stderr when outputs are named")] = False
-    allow_loopback: Annotated[bool, _help("report connections to 127.0.0.0/8 and ::1")] = False
     attach: Annotated[
         Literal["auto", "fentry", "kprobe", "cgroup"],
         _help(
@@ -52,18 +50,9 @@ class EbpfOptions(ProcessFilterOptions, frozen=True):
             "and can't tell the kernel's own sockets"
         ),
     ] = "auto"
-    window: Annotated[
-        DurationNs, _help("a UDP flow is reported at most once in this time; 0: each datagram")
-    ] = 10_000_000_000
-    protocol: Annotated[tuple[Literal["tcp", "udp"], ...], _help("report only this protocol")] = ()
-    ignore_cidr: Annotated[tuple[Cidr, ...], _help("hide destinations in this network")] = ()
-    only_cidr: Annotated[tuple[Cidr, ...], _help("hide destinations outside these networks")] = ()
-    ignore_port: Annotated[tuple[Ports, ...], _help("hide this destination port or range")] = ()
-    only_port: Annotated[tuple[Ports, ...], _help("hide other destination ports")] = ()
     ring: Annotated[SizeBytes, _help("ring buffer, rounded up to a power of two", ge=65536, le=1 << 30)] = (
         4 << 20
     )
-    flows: Annotated[int, _help("UDP flows remembered at a time", ge=1, le=1 << 22)] = 32768
     programs: Annotated[int, _help("programs remembered at a time", ge=64, le=1 << 20)] = PROGRAMS
 
 
@@ -79,8 +68,8 @@ class Ebpf(Input):
 
     def __init__(self, options: EbpfOptions) -> None:
         self._options = options
+        self._destinations = DestinationFilters(options)
         self._filters = ProcessFilters(options)
-        self._rules: list[tuple[str, str]] = []
         self._settings = self._make_settings()
         self._warned = False
         self._session: Session | None = None
@@ -164,23 +153,15 @@ class Ebpf(Input):
             # Every datagram of a flow was reported, counted in a report, or went with an evicted flow.
             evicted = counters["datagrams"] - session.counted() - lost_first
             put("lost", "ebpf: repeats of flows pushed out of the table (-I ebpf:flows)", evicted)
-        put("skipped", "to loopback (-I ebpf:allow-loopback:true shows them)", counters["skipped_loopback"])
-        put("skipped", "by protocol", counters["skipped_protocol"])
-        hidden = {"port": counters["skipped_port"], "cidr": counters["skipped_cidr"]}
         kernel_hits = session.rule_hits(self._settings.rules)
-        for (rule, what), hits in zip(self._rules, kernel_hits, strict=False):
-            if rule.startswith("ignore-"):
-                hidden[what] -= hits
-            self._put_rule(rule, hits)
-        process_hits = kernel_hits[self._first_process_rule :]
-        for label, before, here in zip(self._filters.labels, process_hits, self._filters.hits, strict=True):
-            self._put_rule(label, before + here)
-        for what, hits in hidden.items():
-            put("skipped", f"outside only-{what}", hits)
-
-    def _put_rule(self, rule: str, hits: int) -> None:
-        stage = "matched" if rule.startswith("only-") else "skipped"
-        self._context.losses.put(stage, rule if rule.startswith("outside") else f"by {rule}", hits)
+        first = self._first_process_rule
+        names = ("protocol", "loopback", "port", "cidr")
+        hidden = {name: counters[f"skipped_{name}"] for name in names}
+        self._destinations.put(self._context.losses, self.name, kernel_hits[:first], hidden)
+        for label, before, here in zip(
+            self._filters.labels, kernel_hits[first:], self._filters.hits, strict=True
+        ):
+            put_rule(self._context.losses, self.name, label, before + here)
 
     def _batch(self, records: memoryview) -> Batch:
         for told in self._details.decode(self._opened().details()):
@@ -272,15 +253,8 @@ class Ebpf(Input):
 
     def _make_settings(self) -> Settings:
         options = self._options
-        cidrs = table(
-            self._number("ignore-cidr", "cidr", options.ignore_cidr),
-            self._number("only-cidr", "cidr", options.only_cidr),
-        )
-        ports = _port_table(
-            self._number("ignore-port", "port", options.ignore_port),
-            self._number("only-port", "port", options.only_port),
-        )
-        self._first_process_rule = first = len(self._rules)
+        destinations = self._destinations
+        self._first_process_rule = first = len(destinations)
         in_kernel = self._filters.kernel
         return Settings(
             window_ns=options.window,
@@ -289,9 +263,9 @@ class Ebpf(Input):
             report_loopback=options.allow_loopback,
             skip_tcp=bool(options.protocol) and "tcp" not in options.protocol,
             skip_udp=bool(options.protocol) and "udp" not in options.protocol,
-            ports=ports,
+            ports=destinations.ports,
             only_ports=bool(options.only_port),
-            cidrs=cidrs,
+            cidrs=destinations.cidrs,
             only_cidrs=bool(options.only_cidr),
             comms={comm: _moved(verdict, first) for comm, verdict in in_kernel.comms.items()},
             uids={uid: _moved(verdict, first) for uid, verdict in in_kernel.uids.items()},
@@ -303,29 +277,9 @@ class Ebpf(Input):
             rules=first + len(self._filters.labels),
         )
 
-    def _number(self, option: str, what: str, values: tuple[T, ...]) -> list[tuple[int, T]]:
-        """Give each value its rule number."""
-        numbered = []
-        for value in values:
-            numbered.append((len(self._rules), value))
-            self._rules.append((f"{option}:{value}", what))
-        return numbered
-
 
 def _moved(verdict: Verdict, first: int) -> Verdict:
     return verdict._replace(rule=first + verdict.rule)
-
-
-def _port_table(ignore: list[tuple[int, Ports]], only: list[tuple[int, Ports]]) -> dict[int, Verdict]:
-    found: dict[int, Verdict] = {}
-    # The first rule that names a port decides, ignore before only: so later ones must not overwrite.
-    for rule, ports in only:
-        for port in range(ports.first, ports.last + 1):
-            found.setdefault(port, Verdict(rule, False, True))
-    for rule, ports in reversed(ignore):
-        for port in range(ports.first, ports.last + 1):
-            found[port] = Verdict(rule, True, port in found and found[port].only)
-    return found
 
 
 @lru_cache(maxsize=256)

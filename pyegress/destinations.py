@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""Destination filters: which protocols, loopback addresses, ports and networks are hidden.
+
+One numbering of rules serves both ways of filtering: tables for the kernel, and `judge` for packets in user space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
+from typing import Annotated, Literal, TypeVar
+
+from msgspec import Meta
+
+from pyegress.losses import Losses
+from pyegress.options import Cidr, DurationNs, Ports
+from pyegress.plugin import Options
+from pyegress.prefixes import LongestPrefix, Network, Verdict, table
+
+_LOOPBACK = LongestPrefix({ip_network(text): Verdict(0, True, False) for text in ("127.0.0.0/8", "::1/128")})
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+T = TypeVar("T", Network, Ports)
+
+
+class DestinationFilterOptions(Options, frozen=True, kw_only=True):
+    """What every input can leave out by where it goes, and how often it reports the rest."""
+
+    quiet: Annotated[bool, Meta(description="no line per connection on stderr when outputs are named")] = (
+        False
+    )
+    allow_loopback: Annotated[bool, Meta(description="report connections to 127.0.0.0/8 and ::1")] = False
+    protocol: Annotated[tuple[Literal["tcp", "udp"], ...], Meta(description="report only this protocol")] = ()
+    ignore_cidr: Annotated[tuple[Cidr, ...], Meta(description="hide destinations in this network")] = ()
+    only_cidr: Annotated[tuple[Cidr, ...], Meta(description="hide destinations outside these networks")] = ()
+    ignore_port: Annotated[tuple[Ports, ...], Meta(description="hide this destination port or range")] = ()
+    only_port: Annotated[tuple[Ports, ...], Meta(description="hide other destination ports")] = ()
+    window: Annotated[
+        DurationNs,
+        Meta(
+            description="a flow of UDP (or of packets other than TCP) is reported at most once in this time; 0: each"
+        ),
+    ] = 10_000_000_000
+    flows: Annotated[int, Meta(description="such flows remembered at a time", ge=1, le=1 << 22)] = 32768
+
+
+class DestinationFilters:
+    """Rules in the order that they are tried: protocol, loopback, ports, networks."""
+
+    def __init__(self, options: DestinationFilterOptions) -> None:
+        self._options = options
+        self._labels: list[tuple[str, str]] = []
+        self.cidrs: dict[Network, Verdict] = table(
+            self._number("ignore-cidr", "cidr", options.ignore_cidr),
+            self._number("only-cidr", "cidr", options.only_cidr),
+        )
+        self.ports: dict[int, Verdict] = _port_table(
+            self._number("ignore-port", "port", options.ignore_port),
+            self._number("only-port", "port", options.only_port),
+        )
+        self.protocols: frozenset[int] = frozenset(_PROTOCOLS[name] for name in options.protocol)
+        """Those to report; empty: all."""
+        self._longest = LongestPrefix(self.cidrs)
+        self.hits: list[int] = [0] * len(self._labels)
+        """By rule number: what an ignore-rule hid, what an only-rule let through."""
+        self.hidden: dict[str, int] = {"protocol": 0, "loopback": 0, "port": 0, "cidr": 0}
+        """By what they were hidden for."""
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def keep(self, protocol: int, dest: bytes, dport: int | None, count: int = 1) -> bool:
+        """Whether packets to this destination (16 bytes) are to be reported; counts those that are not."""
+        why = self._judge(protocol, dest, dport, count)
+        if why is not None:
+            self.hidden[why] += count
+        return why is None
+
+    def put(self, losses: Losses, source: str, hits: Iterable[int], hidden: Mapping[str, int]) -> None:
+        """Show hits by rule, and what was hidden for the rest, as one source's."""
+        outside = dict(hidden)
+        for (label, what), count in zip(self._labels, hits, strict=True):
+            if label.startswith("ignore-"):
+                outside[what] -= count
+            put_rule(losses, source, label, count)
+        losses.put(
+            "skipped",
+            f"to loopback (-I {source}:allow-loopback:true shows them)",
+            outside.pop("loopback"),
+            source,
+        )
+        losses.put("skipped", "by protocol", outside.pop("protocol"), source)
+        for what, count in outside.items():
+            losses.put("skipped", f"outside only-{what}", count, source)
+
+    def _judge(self, protocol: int, dest: bytes, dport: int | None, count: int) -> str | None:
+        if self.protocols and protocol not in self.protocols:
+            return "protocol"
+        if not self._options.allow_loopback and is_loopback(dest):
+            return "loopback"
+        if self.ports and self._is_hidden(self.ports.get(dport or 0), bool(self._options.only_port), count):
+            return "port"
+        if self.cidrs and self._is_hidden(self._longest.find(dest), bool(self._options.only_cidr), count):
+            return "cidr"
+        return None
+
+    def _is_hidden(self, verdict: Verdict | None, has_only: bool, count: int) -> bool:
+        if verdict is None:
+            return has_only
+        self.hits[verdict.rule] += count
+        return verdict.ignore or (has_only and not verdict.only)
+
+    def _number(self, option: str, what: str, values: tuple[T, ...]) -> list[tuple[int, T]]:
+        """Give each value its rule number."""
+        numbered = []
+        for value in values:
+            numbered.append((len(self._labels), value))
+            self._labels.append((f"{option}:{value}", what))
+        return numbered
+
+
+def is_loopback(address: bytes) -> bool:
+    """Whether 16 bytes (IPv4 as ::ffff:a.b.c.d) are in 127.0.0.0/8 or ::1."""
+    return _LOOPBACK.find(address) is not None
+
+
+def put_rule(losses: Losses, source: str, label: str, hits: int) -> None:
+    """Show a rule's hits: only-rules let through, the others hide."""
+    stage = "matched" if label.startswith("only-") else "skipped"
+    losses.put(stage, label if label.startswith("outside") else f"by {label}", hits, source)
+
+
+def _port_table(ignore: list[tuple[int, Ports]], only: list[tuple[int, Ports]]) -> dict[int, Verdict]:
+    found: dict[int, Verdict] = {}
+    # The first rule that names a port decides, ignore before only: so later ones must not overwrite.
+    for rule, ports in only:
+        for port in range(ports.first, ports.last + 1):
+            found.setdefault(port, Verdict(rule, False, True))
+    for rule, ports in reversed(ignore):
+        for port in range(ports.first, ports.last + 1):
+            found[port] = Verdict(rule, True, port in found and found[port].only)
+    return found
