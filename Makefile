@@ -45,7 +45,7 @@ $(VENV)/test-packages: $(VENV)/build-packages
 	@dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $(TEST_PACKAGES); }
 	@touch $@
 
-$(VENV)/built: $(VENV)/build-packages pyproject.toml build.py $(wildcard bpf/*) $(wildcard pyegress/_native/loader.*)
+$(VENV)/built: $(VENV)/build-packages pyproject.toml build.py $(wildcard bpf/*) $(wildcard pyegress/_native/[a-z]*.[ch])
 	$(BIN)/pip install -q -e .
 	@touch $@
 

@@ -65,9 +65,9 @@ def build_object() -> None:
 
 
 def c_declarations() -> str:
-    """What cffi's cdef takes of our two headers, as the preprocessor leaves them."""
+    """What cffi's cdef takes of our headers, as the preprocessor leaves them."""
     text = run(
-        *("cc", "-E", "-P", "-D__VMLINUX_H__", "-I", ROOT / "bpf", NATIVE / "loader.h"),
+        *("cc", "-E", "-P", "-D__VMLINUX_H__", "-I", ROOT / "bpf", NATIVE / "native.h"),
     )
     words = {8: "char", 16: "short", 32: "int", 64: "long long"}
     types = "".join(
@@ -82,7 +82,7 @@ def build_module() -> None:
 
     ffi = FFI()
     ffi.cdef(c_declarations())
-    ffi.set_source("pyegress._native._egress", '#include "loader.h"\n', py_limited_api=True)
+    ffi.set_source("pyegress._native._egress", '#include "native.h"\n', py_limited_api=True)
     ffi.emit_c_code(str(MODULE))
 
 

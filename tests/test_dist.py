@@ -116,14 +116,8 @@ def test_sdist_has_every_source_of_the_build(built: Built) -> None:
         for path in (ROOT / "pyegress").rglob("*.py")
         if "__pycache__" not in path.parts
     }
-    needed |= {
-        f"{NATIVE}/loader.c",
-        f"{NATIVE}/loader.h",
-        "build.py",
-        "pyproject.toml",
-        "LICENSE",
-        "README.md",
-    }
+    needed |= {path.relative_to(ROOT).as_posix() for path in (ROOT / NATIVE).glob("[a-z]*.[ch]")}
+    needed |= {"build.py", "pyproject.toml", "LICENSE", "README.md"}
     assert needed <= set(built.sdist)
 
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Callable
 from typing import Any
 
+from pyegress.decode.address import Addresses
 from pyegress.decode.details import SeenDecoder, text
 from pyegress.decode.layout import layout_of
 from pyegress.record import DETAILS_LOST, Connection, Process, Seen
@@ -32,7 +32,6 @@ EVENT_FIELDS = (
 )
 _PROCESSES_KEPT = 16384
 _THREADS_KEPT = 4096
-_ADDRESSES_KEPT = 131072
 _RESULT_KNOWN = 1
 _KERNEL_SOCKET = 2
 
@@ -45,23 +44,6 @@ class _Protocols(dict[int, str]):
 
 
 PROTOCOLS = _Protocols({6: "tcp", 17: "udp"})
-
-
-class _Addresses(dict[bytes, str | None]):
-    """16 bytes -> text, an IPv4-mapped address as IPv4, the unspecified one as None."""
-
-    def __missing__(self, packed: bytes) -> str | None:
-        if len(self) >= _ADDRESSES_KEPT:
-            self.clear()
-        text: str | None
-        if packed.startswith(b"\0" * 10 + b"\xff\xff"):
-            text = socket.inet_ntop(socket.AF_INET, packed[12:])
-        else:
-            text = socket.inet_ntop(socket.AF_INET6, packed)
-        if text in ("0.0.0.0", "::"):
-            text = None
-        self[packed] = text
-        return text
 
 
 class _Processes(dict[bytes, Process]):
@@ -108,7 +90,7 @@ class EventDecoder:
         layout = layout_of(ffi, "egress_event", EVENT_FIELDS)
         self._iter_unpack = layout.unpack.iter_unpack
         self._processes = _Processes(ffi, resolve)
-        self._addresses = _Addresses()
+        self._addresses = Addresses()
         self._threads = _Threads()
         self._netns = netns
         self._ifname = ifname

@@ -321,7 +321,7 @@ def test_processes_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_addresses_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many destinations are all decoded, and not all remembered."""
-    monkeypatch.setattr(event, "_ADDRESSES_KEPT", 4)
+    monkeypatch.setattr("pyegress.decode.address.ADDRESSES_KEPT", 4)
     decoding = decoder()
     for number in range(20):
         address = f"192.0.2.{number}"

@@ -17,6 +17,7 @@ from pyegress._native import BPF_OBJECT, ffi
 from pyegress.decode.details import DETAILS_FIELDS, IDENTITY_FIELDS, PROCESS_FIELDS
 from pyegress.decode.event import EVENT_FIELDS
 from pyegress.decode.layout import layout_of
+from pyegress.decode.packet import FLOW_FIELDS, PACKET_FIELDS
 
 HEADERS = Path(__file__).resolve().parents[2] / "bpf"
 SHARED = (
@@ -38,6 +39,8 @@ DECODED = {
     "egress_process": PROCESS_FIELDS,
     "egress_identity": IDENTITY_FIELDS,
     DETAILS: DETAILS_FIELDS,
+    "egress_packet": PACKET_FIELDS,
+    "egress_packet_flow": FLOW_FIELDS,
 }
 
 
@@ -180,7 +183,7 @@ def test_clang_lays_details_out_as_the_c_compiler(tmp_path: Path) -> None:
         assert laid_out(found[name]) == [(member, 8 * offset) for member, offset, _ in members(name)]
 
 
-@pytest.mark.parametrize("name", [*SHARED, DETAILS])
+@pytest.mark.parametrize("name", [*SHARED, *DECODED])
 def test_nothing_is_padded_by_the_compiler(name: str) -> None:
     """Padding is named, so that no byte of the kernel's stack that nobody set gets out."""
     assert sum(size for _, _, size in members(name)) == ffi.sizeof(f"struct {name}")
