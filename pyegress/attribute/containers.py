@@ -16,11 +16,11 @@ import stat
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from pyegress.attribute.cgroup import Place
+from pyegress.attribute.cgroup import Place, place
 
 FILE_BYTES = 1 << 20
 """Longer files are not read."""
@@ -121,6 +121,22 @@ class ContainerNames:
                 if name:
                     return name
         return None
+
+
+def whereabouts(path: str, names: ContainerNames) -> dict[str, Any]:
+    """What a cgroup's path tells, as fields of Process."""
+    at = place(path)
+    return {
+        "cgroup": at.path,
+        "unit": at.unit,
+        "user_unit": at.user_unit,
+        "slice": at.slice,
+        "login_session": at.login_session,
+        "container": at.container,
+        "container_engine": names.engine(at),
+        "container_name": names.name(at),
+        "pod": at.pod,
+    }
 
 
 def _docker_name(read: _Read, data: str, container: str) -> str | None:

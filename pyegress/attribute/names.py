@@ -63,6 +63,13 @@ def script_of(comm: str, args: Sequence[str], exe: str | None) -> str | None:
     return None
 
 
+def split_args(args: bytes | None) -> list[str]:
+    """Arguments, each of which ends with NUL, as text."""
+    if not args:
+        return []
+    return args.rstrip(b"\0").decode("utf-8", "surrogateescape").split("\0")
+
+
 @lru_cache(maxsize=4096)
 def user_name(uid: int) -> str:
     """The user's name, or the number where there is none."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pyegress.attribute.cgroup import place
-from pyegress.attribute.containers import ContainerNames
-from pyegress.attribute.names import full_name, script_of, user_name
+from pyegress.attribute.containers import ContainerNames, whereabouts
+from pyegress.attribute.names import full_name, script_of, split_args, user_name
 from pyegress.attribute.procfs import Found, Missing, Procfs
 from pyegress.record import DETAILS_LOST, CgroupPath, Details, Identity, Process, Seen
 
@@ -160,7 +159,7 @@ class ProcessTable:
     def _process(
         self, seen: Seen, known: _Known | None, program: _Program, parent: Process | None
     ) -> Process:
-        args = _split(program.args)
+        args = split_args(program.args)
         details = known.details if known else None
         where = self._cgroups.get(seen.cgroup_id, _NOWHERE)
         if known and known.details.seen.cgroup_id == seen.cgroup_id:
@@ -191,22 +190,7 @@ class ProcessTable:
 
     def of_cgroup(self, path: str) -> Process:
         """Any process of a cgroup: what is known of all of them."""
-        return Process(pid=0, **self._where(path))
-
-    def _where(self, path: str) -> dict[str, Any]:
-        """What a cgroup's path tells, as fields of Process."""
-        at = place(path)
-        return {
-            "cgroup": at.path,
-            "unit": at.unit,
-            "user_unit": at.user_unit,
-            "slice": at.slice,
-            "login_session": at.login_session,
-            "container": at.container,
-            "container_engine": self._names.engine(at),
-            "container_name": self._names.name(at),
-            "pod": at.pod,
-        }
+        return Process(pid=0, **whereabouts(path, self._names))
 
     def _add_cgroup(self, told: CgroupPath) -> None:
         self._cgroups.pop(told.cgroup_id, None)
@@ -214,7 +198,7 @@ class ProcessTable:
             oldest = next(iter(self._cgroups))
             del self._cgroups[oldest]
             self._forget_cgroup(oldest)
-        self._cgroups[told.cgroup_id] = self._where(told.path)
+        self._cgroups[told.cgroup_id] = whereabouts(told.path, self._names)
 
 
 def _merged(told: Details, before: Details) -> Details:
@@ -228,9 +212,3 @@ def _merged(told: Details, before: Details) -> Details:
     args, cut = (told.args, told.args_cut) if had_args else (before.args, before.args_cut)
     fault = (told.fault or before.fault) and (args is None or exe is None)
     return told._replace(seen=seen, exe=exe, args=args, args_cut=cut, fault=fault)
-
-
-def _split(args: bytes | None) -> list[str]:
-    if not args:
-        return []
-    return args.rstrip(b"\0").decode("utf-8", "surrogateescape").split("\0")

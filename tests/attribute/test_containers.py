@@ -16,7 +16,7 @@ import pytest
 
 from pyegress.attribute import containers
 from pyegress.attribute.cgroup import place
-from pyegress.attribute.containers import FILE_BYTES, ContainerNames
+from pyegress.attribute.containers import FILE_BYTES, ContainerNames, whereabouts
 
 ID = "3dd988081e7149463c043b5d9c57d7309e079c5e9290f91feba1cc45a04d6a5b"
 OTHER = "0ca2b3cd20e5f55a2bbe8d4aa3f811cf7963b40f0542ad147054b0fcb60fc400"
@@ -336,3 +336,22 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         for asked in (path, path.replace(ID, "f" * 64)):
             name(tmp_path, asked)
     assert sorted(path.name for path in Path("/proc/self/fd").iterdir()) == before
+
+
+def test_whereabouts(tmp_path: Path) -> None:
+    """A container's path and name, as fields of its processes."""
+    file = tmp_path / DOCKER_FILE
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(DOCKER))
+    path = f"/system.slice/docker-{ID}.scope"
+    assert whereabouts(path, ContainerNames(tmp_path)) == {
+        "cgroup": path,
+        "unit": f"docker-{ID}.scope",
+        "user_unit": None,
+        "slice": "system.slice",
+        "login_session": None,
+        "container": ID,
+        "container_engine": "docker",
+        "container_name": "web",
+        "pod": None,
+    }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyegress.attribute.names import full_name, script_of, user_name
+from pyegress.attribute.names import full_name, script_of, split_args, user_name
 
 CUT = "averyverylongna"
 PYTHON = "/usr/bin/python3.11"
@@ -210,3 +210,21 @@ def test_user_without_a_name(uid: int) -> None:
 def test_user_with_a_name() -> None:
     """Root has one everywhere."""
     assert user_name(0) == "root"
+
+
+@pytest.mark.parametrize(
+    ("args", "split"),
+    [
+        (None, []),
+        (b"", []),
+        (b"\0", [""]),
+        (b"curl\0", ["curl"]),
+        (b"a\0b c\0", ["a", "b c"]),
+        (b"a\0\0b\0", ["a", "", "b"]),
+        (b"cut", ["cut"]),
+        (b"\xff\0", ["\udcff"]),
+    ],
+)
+def test_arguments(args: bytes | None, split: list[str]) -> None:
+    """Each ends with NUL, and may have any bytes."""
+    assert split_args(args) == split

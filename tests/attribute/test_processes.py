@@ -122,7 +122,7 @@ class Table:
         """The process of an event."""
         return self.table.resolve(seen(who) if isinstance(who, int) else who)
 
-    def lineage(self, who: int | Seen) -> list[int]:
+    def lineage(self, who: int | Seen) -> list[int | None]:
         """Numbers of the ancestors, nearest first."""
         found = []
         process = self.resolve(who).parent

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pyegress.attribute.procfs import ARGS_BYTES, TICK_NS, Found, Missing, Procfs
+from pyegress.attribute import procfs
+from pyegress.attribute.procfs import ARGS_BYTES, TICK_NS, Found, Missing, Procfs, parse_stat
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -390,18 +391,37 @@ def test_exec_while_it_is_read(fake: FakeProc, name: str, monkeypatch: pytest.Mo
     """What was read before an exec is not given out as what is there after it, nor the other way round."""
     fake.add()
     fake.add(10, arg_start=FakeProc.arg_start + 4096)
-    function = {"cmdline": "_read", "exe": "_exe"}[name]
-    original = getattr(Procfs, function)
+    function = {"cmdline": "read_file", "exe": "read_exe"}[name]
+    original = getattr(procfs, function)
 
-    def execs(self: Procfs, pid: int, *rest: object) -> object:
-        told = original(self, pid, *rest)
-        if rest[:1] in ((), ("cmdline",)):
+    def execs(path: str, *rest: object) -> object:
+        told = original(path, *rest)
+        if name == "exe" or path.endswith("cmdline"):
             (fake.root / "9").rename(fake.root / "old")
             (fake.root / "10").rename(fake.root / "9")
         return told
 
-    monkeypatch.setattr(Procfs, function, execs)
+    monkeypatch.setattr(procfs, function, execs)
     assert fake.find() is Missing.CHANGED
+
+
+def test_own_line() -> None:
+    """All that is taken of a line of the kernel's own."""
+    stat = parse_stat(Path("/proc/self/stat").read_bytes())
+    pid, start_ns, arg_start = facts(os.getpid())
+    assert stat is not None
+    assert stat.comm + b"\n" == Path(f"/proc/{pid}/comm").read_bytes()
+    assert (stat.parent, stat.session, stat.kernel) == (os.getppid(), os.getsid(0), False)
+    assert (stat.state, stat.start_ns, stat.arg_start) == (b"R", start_ns - TICK_NS + 1, arg_start)
+
+
+@pytest.mark.parametrize("comm", [b"a) S 1 2 3 (", b"(b", b"x) (y", b") ", b"new\nline", b""])
+def test_name_in_a_line(fake: FakeProc, comm: bytes) -> None:
+    """It is all between the first and the last bracket."""
+    fake.add(comm=comm)
+    stat = parse_stat((fake.root / "9/stat").read_bytes())
+    assert stat is not None
+    assert (stat.comm, stat.parent) == (comm, 1004)
 
 
 def test_nothing_stays_open(fake: FakeProc) -> None:

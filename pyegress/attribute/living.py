@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+"""Processes that are there, as /proc shows them: the same object as long as nothing of it has changed.
+
+Each part stands for itself: what can't be read is None, and the rest is told all the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from threading import RLock
+from typing import Any, NamedTuple
+
+from pyegress.attribute.containers import ContainerNames, whereabouts
+from pyegress.attribute.names import full_name, script_of, split_args, user_name
+from pyegress.attribute.procfs import ARGS_BYTES, Stat, parse_stat, read_exe, read_file
+from pyegress.record import Process
+
+ANCESTORS = 8
+KEPT = 16384
+_NO_LOGIN = (1 << 32) - 1
+SOCK_DIAG = "sock_diag"
+PROC = "proc"
+
+
+class _Shown(NamedTuple):
+    """What can change while a process runs, less its parent."""
+
+    stat: Stat
+    """Without state and parent."""
+    uid: int | None
+    gid: int | None
+    args: bytes | None
+    cgroups: bytes | None
+
+
+class Living:
+    """For any thread. `forbidden` is called when /proc would have told more with more rights.
+
+    `cgroup_root` is where cgroup v2 is mounted whole; numbers of v1's cgroups are not looked for.
+    """
+
+    def __init__(
+        self,
+        forbidden: Callable[[], None],
+        names: ContainerNames | None = None,
+        cgroup_root: Path | None = None,
+        root: Path = Path("/proc"),
+        kept: int = KEPT,
+    ) -> None:
+        self._forbidden = forbidden
+        self._names = names or ContainerNames()
+        self._cgroup_root = cgroup_root
+        self._root = str(root)
+        self._capacity = kept
+        self._lock = RLock()
+        self._kept: dict[tuple[int, int], tuple[_Shown, Process]] = {}
+        self._ancestors: dict[tuple[int, int, int], Process] = {}
+        """By number, start, and how many levels of parents are kept above."""
+
+    def process(self, pid: int, start_ns: int) -> Process | None:
+        """The process with that number and start; None where it is no more."""
+        shown = self._shown(pid)
+        if shown is None or shown.stat.start_ns != start_ns:
+            return None
+        key = pid, start_ns
+        with self._lock:
+            before = self._kept.pop(key, None)
+            if before is None or before[0] != shown:
+                parent = before[1].parent if before else self._parent(pid, start_ns)
+                made = self._made(pid, shown, SOCK_DIAG, parent)
+                # In between it may have run another program, or ended and left its number to another process.
+                again = self._shown(pid)
+                if again is None or again.stat.start_ns != start_ns:
+                    return None
+                before = again, made if again == shown else self._made(pid, again, SOCK_DIAG, parent)
+            self._kept[key] = before
+            if len(self._kept) > self._capacity:
+                del self._kept[next(iter(self._kept))]
+            return before[1]
+
+    def _parent(self, pid: int, start_ns: int, levels: int = ANCESTORS) -> Process | None:
+        """The parent of a process, as it was when first seen."""
+        stat = self._stat(pid)
+        above = self._stat(stat.parent) if stat and stat.parent and levels else None
+        if stat is None or above is None or stat.start_ns != start_ns or above.start_ns > start_ns:
+            return None
+        key = stat.parent, above.start_ns, levels
+        found = self._ancestors.get(key)
+        if found is None:
+            shown = self._shown(stat.parent)
+            if shown is None or shown.stat.start_ns != above.start_ns:
+                return None
+            grandparent = self._parent(stat.parent, above.start_ns, levels - 1)
+            found = self._made(stat.parent, shown, PROC, grandparent)
+            if len(self._ancestors) >= self._capacity:
+                self._ancestors.clear()
+            self._ancestors[key] = found
+        # A parent that ended left its number: then this process has got another parent.
+        after = self._stat(pid)
+        return found if after and (after.parent, after.start_ns) == (stat.parent, start_ns) else None
+
+    def _stat(self, pid: int) -> Stat | None:
+        try:
+            return parse_stat(read_file(f"{self._root}/{pid}/stat"))
+        except OSError:
+            return None
+
+    def _shown(self, pid: int) -> _Shown | None:
+        stat = self._stat(pid)
+        if stat is None:
+            return None
+        uid, gid = self._ids(pid)
+        return _Shown(
+            stat._replace(state=b"", parent=0),
+            uid,
+            gid,
+            self._read(pid, "cmdline", ARGS_BYTES + 1),
+            self._read(pid, "cgroup", 65536),
+        )
+
+    def _ids(self, pid: int) -> tuple[int | None, int | None]:
+        """The real ones, as the kernel side tells them."""
+        status = self._read(pid, "status", 4096) or b""
+        at = status.find(b"\nUid:\t")
+        fields = status[at : at + 200].split()
+        # `Uid:`, its four, `Gid:`, its four.
+        return (int(fields[1]), int(fields[6])) if at >= 0 and len(fields) > 6 else (None, None)
+
+    def _made(self, pid: int, shown: _Shown, attribution: str, parent: Process | None) -> Process:
+        stat = shown.stat
+        comm = stat.comm.decode("utf-8", "surrogateescape")
+        args = split_args(shown.args[:ARGS_BYTES]) if shown.args else []
+        exe = None if stat.kernel else self._exe(pid)
+        leader = self._stat(stat.session) if stat.session else None
+        loginuid = self._read(pid, "loginuid", 32)
+        login = int(loginuid) if loginuid and loginuid.isdigit() else _NO_LOGIN
+        return Process(
+            pid=pid,
+            start_ns=stat.start_ns,
+            comm=comm,
+            name=full_name(comm, args, exe, stat.kernel),
+            exe=exe,
+            cmdline=" ".join(args) or None,
+            cmdline_cut=shown.args is not None and len(shown.args) > ARGS_BYTES,
+            script=script_of(comm, args, exe),
+            uid=shown.uid,
+            gid=shown.gid,
+            user=None if shown.uid is None else user_name(shown.uid),
+            loginuid=None if login == _NO_LOGIN else login,
+            session_pid=stat.session or None,
+            session_name=leader.comm.decode("utf-8", "surrogateescape") if leader else None,
+            **self._where(shown.cgroups),
+            netns=self._namespace(pid, "net"),
+            pidns=self._namespace(pid, "pid"),
+            kernel=stat.kernel,
+            attribution=attribution,
+            parent=parent,
+        )
+
+    def _where(self, cgroups: bytes | None) -> dict[str, Any]:
+        """Its place in v2, or in v1's `pids` or `memory` where v2 says no more than the root."""
+        paths = {}
+        for line in (cgroups or b"").splitlines():
+            _, controllers, path = line.split(b":", 2)
+            for controller in controllers.split(b","):
+                paths[controller] = path.decode("utf-8", "surrogateescape")
+        unified = paths.get(b"")
+        in_v1 = [paths[name] for name in (b"pids", b"memory") if paths.get(name, "/") != "/"]
+        if unified in (None, "/") and in_v1:
+            return whereabouts(in_v1[0], self._names)
+        if unified is None:
+            return {}
+        return {"cgroup_id": self._cgroup_id(unified), **whereabouts(unified, self._names)}
+
+    def _cgroup_id(self, path: str) -> int | None:
+        if self._cgroup_root is None:
+            return None
+        try:
+            return Path(f"{self._cgroup_root}{path}").stat().st_ino
+        except (OSError, ValueError):
+            return None
+
+    def _exe(self, pid: int) -> str | None:
+        try:
+            return read_exe(f"{self._root}/{pid}")
+        except PermissionError:
+            self._forbidden()
+        except OSError:
+            pass
+        return None
+
+    def _namespace(self, pid: int, kind: str) -> int | None:
+        try:
+            target = os.readlink(f"{self._root}/{pid}/ns/{kind}")  # noqa: PTH115 (speed)
+        except OSError:
+            return None
+        return int(target.partition("[")[2].rstrip("]"))
+
+    def _read(self, pid: int, name: str, limit: int) -> bytes | None:
+        try:
+            return read_file(f"{self._root}/{pid}/{name}", limit)
+        except OSError:
+            return None
