@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Condition, Lock, Thread
+from threading import Condition, Lock, RLock, Thread
 
 from pyegress.errors import EgressError
 from pyegress.escape import display
@@ -150,7 +150,9 @@ class Pipeline:
         else:
             self._stop()
 
-    def _hand_on(self, batch: Batch) -> None:
+    def _hand_on(self, batch: Batch, waits: bool) -> None:
+        for lane in (*self._lanes, *self._side) if waits else ():
+            lane.await_room(len(batch))
         with self._hand_on_lock:
             if self._limit is not None:
                 room = self._limit - self.connections
@@ -224,7 +226,7 @@ class _Feed:
         self,
         source: Input,
         context: Context,
-        hand_on: Callable[[Batch], None],
+        hand_on: Callable[[Batch, bool], None],
         post: Post,
         changed: Callable[[_Feed], None],
     ) -> None:
@@ -267,7 +269,7 @@ class _Feed:
             self._post(partial(self._become, _State.OPEN, None))
             for batch in self.input.read():
                 if batch:
-                    self._hand_on(batch)
+                    self._hand_on(batch, self.input.waits)
         except Exception as raised:
             error = raised
         try:
@@ -315,7 +317,9 @@ class _Lane:
         self._post = post
         self._changed = changed
         self._thread = Thread(target=self._run, name=f"output {output.name}", daemon=True)
-        self._changes = Condition()
+        lock = RLock()
+        self._changes = Condition(lock)
+        self._room = Condition(lock)
         self._batches: deque[Batch] = deque()
         self._waiting = 0
         self._in_hand = 0
@@ -338,6 +342,13 @@ class _Lane:
                 self._batches.append(batch)
                 self._waiting += len(batch)
                 self._changes.notify()
+
+    def await_room(self, records: int) -> None:
+        """Wait until that many would not be lost, or none ever can be taken."""
+        with self._changes:
+            self._room.wait_for(
+                lambda: self._dead or not self._waiting or self._waiting + records <= self._capacity
+            )
 
     def reopen(self) -> None:
         with self._changes:
@@ -398,6 +409,7 @@ class _Lane:
                     batch = self._batches.popleft()
                     self._in_hand = len(batch)
                     self._waiting -= len(batch)
+                    self._room.notify_all()
                     self._unflushed = True
                     return batch
                 if self._unflushed:
@@ -420,6 +432,7 @@ class _Lane:
             self._lose(self._waiting + self._in_hand, "failed")
             self._waiting = self._in_hand = 0
             self._batches.clear()
+            self._room.notify_all()
 
     def _become(self, state: _State, error: Exception | None) -> None:
         self.state = state

@@ -29,6 +29,8 @@ class Context(msgspec.Struct, frozen=True):
     notice: Callable[[str], None]
     """Says one line to the user on stderr; the text must already be escaped."""
     debug: Callable[[str], None]
+    progress: Callable[[int, int | None], None] = lambda done, total: None
+    """Shows how much of something long is done, where that disturbs nothing; None: of unknown length."""
 
 
 class Input(ABC):
@@ -40,6 +42,8 @@ class Input(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     Options: ClassVar[type[Options]]
+    waits: bool = False
+    """Nothing is lost while it waits, as with a file: a full output queue holds it up instead of losing records."""
 
     @abstractmethod
     def __init__(self, options: _Options) -> None: ...
@@ -69,6 +73,8 @@ class Output(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     Options: ClassVar[type[Options]]
+    writes_at_end: ClassVar[bool] = False
+    """Nothing is written before `close`."""
 
     @abstractmethod
     def __init__(self, options: _Options) -> None: ...

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-ATTRIBUTED = frozenset(("kernel", "proc", "sock_diag", "nflog-uid"))
+ATTRIBUTED = frozenset(("kernel", "proc", "sock_diag"))
 """What `Connection.attribution` is where the process is known; else it is a reason."""
 DETAILS_LOST = "kernel: without details, the ring buffer was full"
 """A reason that may not last: they come again with the program's next event."""
@@ -21,8 +21,11 @@ DETAILS_LOST = "kernel: without details, the ring buffer was full"
 class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A process as it was when it connected. Parents are shared objects of the same kind, up to 8 levels."""
 
-    pid: int
-    """tgid in the pid namespace that pyegress runs in; in the initial one where it has none there."""
+    pid: int | None = None
+    """tgid in the pid namespace that pyegress runs in; in the initial one where it has none there.
+
+    None where only the owner of the socket is known.
+    """
     start_ns: int | None = None
     """Start of the process, ns since boot (CLOCK_BOOTTIME), to the clock tick when read from /proc."""
     comm: str | None = None
@@ -73,7 +76,8 @@ class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     kernel: bool = False
     """A kernel thread: it has no executable and no command line."""
     attribution: str = "kernel"
-    """`kernel`: all that is known was taken at the connection; `proc`: a part was read in /proc afterwards."""
+    """`kernel`: all that is known was taken at the connection; `proc`: a part was read in /proc afterwards;
+    `sock_diag`: found through the packet's socket and read in /proc; otherwise why it is not known."""
     parent: Process | None = None
 
 
@@ -135,7 +139,7 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
     """One connect attempt, or datagrams of one flow in one window."""
 
     ts: int
-    """Time of the event, ns since the epoch."""
+    """Time of the event, ns since the epoch; 0 where a capture has none."""
     hook: str
     """The input that saw it: ebpf, nflog, nfqueue, pcap."""
     protocol: str
@@ -161,8 +165,9 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
     thread: str | None = None
     """comm of the thread that connected, where it is not the main thread."""
     attribution: str | None = None
-    """Where the process comes from (`kernel`, `proc`, `sock_diag`, `nflog-uid`), or why there is none."""
+    """Where the process comes from (`kernel`, `proc`, `sock_diag`), or why it isn't known; the user may be even so."""
     kernel_socket: bool = False
     """The kernel's own socket (NFS, CIFS), in the name of the process that asked for it."""
     dest_names: tuple[str, ...] = ()
     verdict: str | None = None
+    """What nfqueue did with it: accept, drop, reject."""

@@ -423,3 +423,17 @@ def test_dead_observer_is_no_reason_to_stop() -> None:
     assert run.pipeline.run() == 0
     assert run.said == []
     assert len(output.records) == 2
+
+
+def test_input_that_can_wait_loses_nothing_to_a_full_queue() -> None:
+    """A file is read no faster than the slowest output takes it."""
+
+    class File(FakeInput):
+        waits = True
+
+    source = File(*(connections(10, first) for first in range(0, 1000, 10)), ends=True)
+    sink = FakeOutput()
+    run = Run([source], [sink], queued_records=10).start()
+    assert run.finish() == 0
+    assert [connection.ts for connection in sink.records] == list(range(1000))
+    assert run.losses.snapshot() == {("lost", "ring full"): 7}  # which FakeInput says of itself

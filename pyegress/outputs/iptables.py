@@ -78,6 +78,7 @@ class Iptables(Output):
     name: ClassVar[str] = "iptables"
     summary: ClassVar[str] = "iptables and ip6tables commands that allow what was seen, at exit"
     Options: ClassVar[type[plugin.Options]] = IptablesOptions
+    writes_at_end: ClassVar[bool] = True
 
     def __init__(self, options: IptablesOptions) -> None:
         self._options = options

@@ -147,7 +147,8 @@ class Logfmt(FileOutput):
             )
             before, after = rest.get(rest_key) or self._remember_rest(rest_key)
             nanoseconds = str(ts - second + _SECOND)[1:]
-            lines.append(f"ts={clock}{nanoseconds}Z{target}{by}{source}{port}{before}{owner}{after}\n")
+            line = f"ts={clock}{nanoseconds}Z{target}{by}{source}{port}{before}{owner}{after}\n"
+            lines.append(line if connection.ts else line.partition(" ")[2])
         self._second, self._clock = second, clock
         return "".join(lines)
 

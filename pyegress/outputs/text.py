@@ -17,6 +17,7 @@ from pyegress.plugin import Batch
 from pyegress.record import Connection, Process
 
 _SECOND = 1_000_000_000
+_NO_TIME = "--:--:--"
 
 
 class TextOptions(plugin.Options, frozen=True, kw_only=True):
@@ -40,7 +41,7 @@ def _clock(second: int) -> str:
     try:
         return time.strftime("%H:%M:%S", time.localtime(second))
     except (OSError, OverflowError, ValueError):
-        return "--:--:--"
+        return _NO_TIME
 
 
 def _protocol(protocol: str) -> str:
@@ -74,12 +75,14 @@ def upstream_line(connection: Connection) -> str:
     """The notice of the inputs on stderr, such as `new TCP connection to 192.0.2.1:443(https) by curl`."""
     source = "to" if connection.src_ip is None else f"{_endpoint(connection.src_ip, connection.src_port)} ->"
     protocol, destination = _protocol(connection.protocol), _destination(connection)
-    return f"new {protocol} connection {source} {destination} by {_name(connection.process)}"
+    verdict = "" if connection.verdict is None else f" ({display(connection.verdict)})"
+    return f"new {protocol} connection {source} {destination}{verdict} by {_name(connection.process)}"
 
 
 def line(connection: Connection) -> str:
     """One connection; what the observed process chose comes last, where it can't pose as the rest."""
-    parts = [_clock(connection.ts // _SECOND), _protocol(connection.protocol), _destination(connection)]
+    when = _clock(connection.ts // _SECOND) if connection.ts else _NO_TIME
+    parts = [when, _protocol(connection.protocol), _destination(connection)]
     if connection.direction != "out":
         parts.append(f"direction {display(connection.direction)}")
     if connection.count > 1:
@@ -89,12 +92,11 @@ def line(connection: Connection) -> str:
     if connection.verdict is not None:
         parts.append(display(connection.verdict))
     process = connection.process
-    if process is None:
-        parts.append("by an unknown process")
-        if connection.attribution is not None:
-            parts.append(f"({display(connection.attribution)})")
-    else:
-        parts.append(f"by {_name(process)}[{process.pid}]")
+    number = "" if process is None or process.pid is None else f"[{process.pid}]"
+    parts.append(f"by {_name(process)}{number}")
+    if not number and connection.attribution is not None:
+        parts.append(f"({display(connection.attribution)})")
+    if process is not None:
         if process.user is not None:
             parts.append(f"user {display(process.user)}")
         home = _home(process)

@@ -92,6 +92,8 @@ class RuleSet:
 
     def _add(self, connection: Connection) -> str | None:
         """Why there is no rule for it, or None."""
+        if connection.verdict not in (None, "accept"):
+            return "not let through"
         address = _address(connection.dest_ip)
         if address is None:
             return "no address that packets are sent to"
@@ -125,6 +127,6 @@ class RuleSet:
                 process=connection.process,
             )
         rule.count += connection.count
-        if rule.process is None:
+        if rule.process is None or (rule.process.pid is None and connection.process is not None):
             rule.process = connection.process
         return None

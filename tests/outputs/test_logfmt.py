@@ -281,10 +281,16 @@ def test_values_round_trip(text: str, written: str) -> None:
     assert pairs["dest_names"] == (text or "x")
 
 
+def test_no_time_is_left_out() -> None:
+    """A packet of a capture may have none; that is not 1970."""
+    first, second = lines(connection(ts=0), connection())
+    assert first.startswith("hook=") and "ts=" not in first
+    assert second.startswith("ts=2023")
+
+
 @pytest.mark.parametrize(
     ("ts", "text"),
     [
-        (0, "1970-01-01T00:00:00.000000000Z"),
         (1, "1970-01-01T00:00:00.000000001Z"),
         (TS // 10**9 * 10**9 + 999_999_999, "2023-11-14T22:13:20.999999999Z"),
         (-5, "1970-01-01T00:00:00.000000000Z"),
