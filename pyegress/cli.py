@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
 
 import click
 
@@ -24,6 +25,10 @@ from pyegress.pipeline import EXIT_FAILED, EXIT_READER_GONE, Pipeline
 from pyegress.plugin import Batch, Context, Input, Options, Output
 from pyegress.record import Connection
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+BAR_AFTER_S = 1.0
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 DEFAULT_INPUT = "ebpf"
@@ -215,6 +220,9 @@ def program() -> None:
     "-O", "output_options", metavar="PLUGIN:KEY:VALUE", multiple=True, help="Option of an output; repeatable."
 )
 @click.option("--ebpf", is_flag=True, help=f"Same as -i {DEFAULT_INPUT}, the input if none is named.")
+@click.option("--nflog", metavar="GROUP", help="Same as -i nflog -I nflog:group:GROUP.")
+@click.option("--nfqueue", metavar="QUEUE", help="Same as -i nfqueue -I nfqueue:queue:QUEUE, also 0-3.")
+@click.option("--pcap", metavar="DEVICE|FILE", help="Same as -i pcap with -I pcap:device: or -I pcap:file:.")
 @click.option("-C", "limit", metavar="N", callback=_read_with(_count), help="Stop after N connections.")
 @click.option(
     "-t", "duration_ns", metavar="DURATION", callback=_read_with(_span), help="Stop after 90s, 10m, 1h30m."
@@ -232,6 +240,9 @@ def run(
     outputs: tuple[str, ...],
     output_options: tuple[str, ...],
     ebpf: bool,
+    nflog: str | None,
+    nfqueue: str | None,
+    pcap: str | None,
     limit: int | None,
     duration_ns: int | None,
     ready_file: Path | None,
@@ -242,15 +253,20 @@ def run(
 
     SIGUSR1 says what was counted so far, SIGHUP reopens files. Options of plugins: `pyegress list`.
     """
-    input_names = list(inputs)
-    if DEFAULT_INPUT not in inputs and (ebpf or not inputs):
+    shortcuts = _shortcuts(nflog, nfqueue, pcap)
+    input_names = [*inputs, *(name for name in shortcuts if name not in inputs)]
+    if DEFAULT_INPUT not in input_names and (ebpf or not input_names):
         input_names.append(DEFAULT_INPUT)
     output_names = list(outputs) or [DEFAULT_OUTPUT]
     given_inputs = _given("-I", "input", "-i", input_options, input_names)
+    for name, option in shortcuts.items():
+        given_inputs[name].append(option)
     given_outputs = _given("-O", "output", "-o", output_options, output_names)
     sources, loud = _inputs(input_names, given_inputs)
     sinks = _outputs(output_names, given_outputs)
-    context = Context(losses=Losses(), notice=_say, debug=_debug_line if debug else _discard)
+    is_shared = _is_terminal(sys.stdout) and not all(sink.writes_at_end for sink in sinks)
+    bar = _Bar(_is_terminal(sys.stderr) and not is_shared)
+    context = Context(Losses(), _say, _debug_line if debug else _discard, bar.show)
 
     def ready() -> None:
         _say(f"observing with {', '.join(input_names)}; press ctrl-c to stop")
@@ -265,7 +281,7 @@ def run(
         duration_ns=duration_ns,
         on_ready=ready,
     )
-    with _signals(pipeline, context.losses):
+    with _signals(pipeline, context.losses), bar:
         code = pipeline.run()
     _summary(pipeline, context.losses)
     if pipeline.abandoned:
@@ -282,6 +298,24 @@ def list_plugins() -> None:
     _list()
 
 
+@program.command("rules-for")
+@click.argument("what", metavar="nflog|nfqueue", type=click.Choice(["nflog", "nfqueue"]))
+@click.option("--group", metavar="N", default="0", help="Group of nflog. [default: 0]")
+@click.option("--queue", metavar="N|N-M", default="0", help="Queue of nfqueue, or a range. [default: 0]")
+@click.option(
+    "--firewall",
+    type=click.Choice(["iptables", "nft"]),
+    default="iptables",
+    help="Whose rules. [default: iptables]",
+)
+@click.option("--no-bypass", is_flag=True, help="nfqueue: drop new connections while pyegress doesn't run.")
+def rules_for(what: str, group: str, queue: str, firewall: str, no_bypass: bool) -> None:
+    """Print firewall rules that hand new connections to an input; nothing is changed."""
+    from pyegress import setup_rules
+
+    _print(setup_rules.text(what, firewall, group=group, queue=queue, bypass=not no_bypass))
+
+
 @program.command()
 def doctor() -> None:
     """Say what this host allows, and what is missing."""
@@ -296,6 +330,20 @@ def _list() -> None:
     from pyegress import listing
 
     _print(listing.text())
+
+
+def _shortcuts(nflog: str | None, nfqueue: str | None, pcap: str | None) -> dict[str, tuple[str, str]]:
+    """The option that each shortcut stands for, by input."""
+    found = {}
+    if nflog is not None:
+        found["nflog"] = ("group", nflog)
+    if nfqueue is not None:
+        found["nfqueue"] = ("queue", nfqueue)
+    if pcap is not None:
+        # No device has a slash in its name.
+        is_file = pcap == "-" or "/" in pcap or Path(pcap).exists()
+        found["pcap"] = ("file" if is_file else "device", pcap)
+    return found
 
 
 def _given(flag: str, kind: str, use_flag: str, texts: Sequence[str], used: Sequence[str]) -> Given:
@@ -360,6 +408,39 @@ class _Announcer(Output):
 
     def close(self) -> None:
         pass
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+class _Bar:
+    """A progress bar on stderr, for what takes long; `show` is for one thread."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._due = time.monotonic() + BAR_AFTER_S
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, done: int, total: int | None) -> None:
+        """Say how much is done."""
+        if self._progress is None:
+            if not self._wanted or time.monotonic() < self._due:
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False)
+            self._progress.add_task("reading", total=total)
+            self._progress.start()
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total)
 
 
 def _debug_line(text: str) -> None:

@@ -19,6 +19,9 @@ Plugin = TypeVar("Plugin", Input, Output)
 
 INPUTS = {
     "ebpf": "pyegress.inputs.ebpf:Ebpf",
+    "nflog": "pyegress.inputs.nflog:Nflog",
+    "nfqueue": "pyegress.inputs.nfqueue:Nfqueue",
+    "pcap": "pyegress.inputs.pcap:Pcap",
 }
 OUTPUTS = {
     "text": "pyegress.outputs.text:Text",

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -120,6 +121,59 @@ def test_quiet_input_has_no_lines(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("run", "--ebpf", "-I", "ebpf:quiet:true", "-o", "text", "-O", f"text:file:{tmp_path}/log")
     assert result.exit_code == 0
     assert "new TCP" not in result.stderr
+
+
+class Asked(Burst):
+    """An input of another name, which says what it was asked for."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.asked = {
+            name: getattr(options, name) for name in ("group", "device", "file") if hasattr(options, name)
+        }
+
+    def open(self, context: Context) -> None:
+        context.notice(f"asked for {self.asked}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["--nflog", "100"], "{'group': 100}"),
+        (["--pcap", "eth0"], "{'device': 'eth0', 'file': ''}"),
+        (["--pcap", "./x"], "{'device': '', 'file': './x'}"),
+        (["--pcap", "-"], "{'device': '', 'file': '-'}"),
+        (["-i", "nflog", "--nflog", "7"], "{'group': 7}"),
+    ],
+)
+def test_shortcuts(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, arguments: list[str], asked: str) -> None:
+    """Each stands for an input with its option; no other input is added."""
+    name = "pcap" if "--pcap" in arguments else "nflog"
+    plugin_class = registry.input_named(name)
+    monkeypatch.setitem(registry.INPUTS, name, f"{__name__}:Asked")
+    monkeypatch.setattr(Asked, "name", name)
+    monkeypatch.setattr(Asked, "Options", plugin_class.Options)
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    assert f"asked for {asked}" in result.stderr
+    assert f"observing with {name};" in result.stderr
+
+
+def test_shortcut_and_its_option_are_given_twice(invoke: Invoke) -> None:
+    """Both would have to be ignored in part."""
+    result = invoke("--nflog", "100", "-I", "nflog:group:7")
+    assert (result.exit_code, result.stderr) == (2, "pyegress: -I nflog:group: given twice\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["rules-for", "nflog", "--group", "9"], ["rules-for", "nfqueue", "--firewall", "nft"]]
+)
+def test_rules_for_an_input_are_printed(invoke: Invoke, arguments: list[str]) -> None:
+    """On stdout, with nothing done."""
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert "pyegress" in result.stdout
 
 
 def test_limit(invoke: Invoke, tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Connections that netfilter logs to a group: for hosts without eBPF, where rules can be set up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from pyegress import plugin
+from pyegress.decode.packet import PacketDecoder, Unreadable
+from pyegress.errors import InputError
+from pyegress.filters import FilterOptions
+from pyegress.netfilter.log import LogGroup
+from pyegress.netfilter.messages import Logged
+from pyegress.observer import Observer
+from pyegress.options import SizeBytes
+from pyegress.packets import Sighting
+from pyegress.plugin import Batch, Context, Input
+
+_IPV4_IPV6 = (2, 10)
+_PRE_ROUTING, _LOCAL_IN, _FORWARD, _LOCAL_OUT, _POST_ROUTING = range(5)
+
+
+class NflogOptions(FilterOptions, frozen=True, kw_only=True):
+    """Options of the nflog input."""
+
+    group: Annotated[int, Meta(description="group that the rules log to", ge=0, le=65535)] = 0
+    buffer: Annotated[
+        SizeBytes, Meta(description="receive buffer of the netlink socket", ge=65536, le=1 << 30)
+    ] = 8 << 20
+
+
+class Nflog(Input):
+    """The input; see NflogOptions."""
+
+    name: ClassVar[str] = "nflog"
+    summary: ClassVar[str] = (
+        "packets that iptables' NFLOG target or nft's `log group` copies here, with their processes by sock_diag "
+        "(rules: `pyegress rules-for nflog`)"
+    )
+    Options: ClassVar[type[plugin.Options]] = NflogOptions
+
+    def __init__(self, options: NflogOptions) -> None:
+        self._options = options
+        self._group: LogGroup | None = None
+        self._stopping = False
+        self._noticed: set[str] = set()
+
+    def open(self, context: Context) -> None:
+        """Bind the group; raises UnsupportedError or InputError with the cause."""
+        self._context = context
+        self._decoder = PacketDecoder()
+        self._group = LogGroup(self._options.group, self._options.buffer)
+        self._observer = Observer(self.name, self._options, context)
+
+    def read(self) -> Iterator[Batch]:
+        """Batches until `stop`, then what still waits in the socket."""
+        group = self._group
+        if group is None:
+            raise InputError("nflog: not open")
+        yield from self._observer.batches(
+            group.fileno(), lambda: self._receive(group), lambda: self._stopping
+        )
+
+    def stop(self) -> None:
+        """Make `read` drain and end."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Unbind."""
+        if self._group is not None:
+            self._group.close()
+            self._group = None
+            self._observer.close()
+
+    def refresh_losses(self) -> None:
+        """Counters of the socket into the Losses."""
+        group = self._group
+        if group is None:
+            return
+        put = self._context.losses.put
+        put("lost", "nflog: packets that the kernel could not deliver (-I nflog:buffer)", group.gaps)
+        put("overruns", "nflog: times that the receive buffer was full", group.overruns)
+        put("unreadable", "nflog: malformed netlink messages", group.malformed)
+        self._observer.put_losses()
+
+    def _receive(self, group: LogGroup) -> int:
+        """Take what has come; the monotonic time of that, ns."""
+        clock_ns, now_ns = time.monotonic_ns(), time.time_ns()
+        for logged in group.receive():
+            self._see(logged, clock_ns, now_ns)
+        return clock_ns
+
+    def _see(self, logged: Logged, clock_ns: int, now_ns: int) -> None:
+        if logged.family not in _IPV4_IPV6:
+            self._unreadable(f"of address family {logged.family}")
+        elif logged.hook in (_PRE_ROUTING, _LOCAL_IN):
+            self._context.losses.add("skipped", "nflog: packets of a chain that nothing leaves by")
+            self._notice(
+                "a rule logs PREROUTING or INPUT to this group: log OUTPUT (see `pyegress rules-for nflog`)"
+            )
+        else:
+            packet = self._decoder.decode(logged.payload)
+            if isinstance(packet, Unreadable):
+                self._unreadable(packet.value)
+                return
+            # In POSTROUTING only an owner tells what is of this host from what is forwarded.
+            local = logged.hook != _FORWARD and (logged.hook != _POST_ROUTING or logged.uid is not None)
+            self._observer.see(
+                Sighting(
+                    packet,
+                    logged.ts_ns or now_ns,
+                    clock_ns,
+                    logged.outdev or 0,
+                    logged.uid,
+                    logged.gid,
+                    local,
+                )
+            )
+
+    def _unreadable(self, why: str) -> None:
+        self._context.losses.add("unreadable", f"nflog: packets {why}")
+        self._notice(f"packets {why} are counted, not shown")
+
+    def _notice(self, text: str) -> None:
+        if text not in self._noticed:
+            self._noticed.add(text)
+            self._context.notice(f"nflog: {text}")

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: MIT
+"""Connections that netfilter asks about: let through, dropped or refused by process, and recorded with the verdict."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar, NamedTuple
+
+from msgspec import Meta
+
+from pyegress import plugin
+from pyegress.attribute.lookup import Answer, Unknown
+from pyegress.decode.packet import Packet, PacketDecoder, Unreadable
+from pyegress.destinations import is_loopback
+from pyegress.errors import InputError
+from pyegress.escape import display
+from pyegress.netfilter.messages import Queued
+from pyegress.netfilter.queue import Queue
+from pyegress.netfilter.refusal import MARK, Refuser
+from pyegress.observer import open_searcher
+from pyegress.options import DurationNs, Queues, SizeBytes
+from pyegress.packets import TCP, PacketFlows, Sighting
+from pyegress.plugin import Batch, Context, Input
+from pyegress.policy import Policy, PolicyOptions
+from pyegress.record import Connection, Process
+
+IDLE_MS = 100
+SWEEP_NS = 1_000_000_000
+REMEMBERED = 65536
+"""Verdicts on TCP connections that are kept for packets that follow the first."""
+LATE = Unknown("not found in time")
+_FORWARD, _LOCAL_OUT, _POST_ROUTING = 2, 3, 4
+
+
+class NfqueueOptions(PolicyOptions, frozen=True, kw_only=True):
+    """Options of the nfqueue input."""
+
+    queue: Annotated[
+        Queues, Meta(description="queue that the rules hand packets to, or a range such as 0-3")
+    ] = Queues(0, 0)
+    timeout: Annotated[
+        DurationNs, Meta(description="time to find a process; then the default verdict", ge=1_000_000)
+    ] = 100_000_000
+    length: Annotated[
+        int,
+        Meta(
+            description="packets that may wait in a queue; with fail-open buffer is the limit",
+            ge=1,
+            le=1 << 20,
+        ),
+    ] = 4096
+    fail_open: Annotated[
+        bool, Meta(description="let packets through that find a queue full, instead of dropping them")
+    ] = False
+    buffer: Annotated[
+        SizeBytes, Meta(description="receive buffer of each netlink socket", ge=65536, le=1 << 30)
+    ] = 8 << 20
+
+
+class _Waiting(NamedTuple):
+    """A packet whose process is being looked for."""
+
+    queue: Queue
+    queued: Queued
+    sighting: Sighting
+    deadline_ns: int
+
+
+class _Served(NamedTuple):
+    packets: int
+    clock_ns: int
+    """Monotonic."""
+
+
+class Nfqueue(Input):
+    """The input; see NfqueueOptions."""
+
+    name: ClassVar[str] = "nfqueue"
+    summary: ClassVar[str] = (
+        "packets that iptables' NFQUEUE target or nft's `queue` asks about; accepts, drops or rejects them by process "
+        "(rules: `pyegress rules-for nfqueue`)"
+    )
+    Options: ClassVar[type[plugin.Options]] = NfqueueOptions
+
+    def __init__(self, options: NfqueueOptions) -> None:
+        self._options = options
+        self._policy = Policy(options)
+        self._flows: PacketFlows | None = None
+        self._queues: list[Queue] = []
+        self._refuser: Refuser | None = None
+        self._stopping = False
+        self._waiting: dict[int, _Waiting] = {}
+        self._order: deque[int] = deque()
+        self._asked = 0
+        self._verdicts: dict[bytes, str] = {}
+        self._batch: list[Connection] = []
+        self._noticed: set[str] = set()
+        self._own_pid = os.getpid()
+
+    def open(self, context: Context) -> None:
+        """Bind every queue; raises UnsupportedError or InputError with the number of the one that can't be."""
+        self._context = context
+        options = self._options
+        self._decoder = PacketDecoder()
+        netns = Path("/proc/self/ns/net").stat().st_ino
+        self._flows = PacketFlows(self.name, options, context.losses, netns=netns)
+        self._refuser = Refuser() if self._policy.default == "reject" else None
+        for number in range(options.queue.first, options.queue.last + 1):
+            self._queues.append(Queue(number, options.length, options.buffer, options.fail_open))
+        self._searcher = open_searcher(self.name, context)
+        self._unseen = "let through unseen (fail-open)" if options.fail_open else "dropped by the kernel"
+        context.notice(
+            f"nfqueue: default verdict: {self._policy.default}; packets that find the queue full: {self._unseen}"
+        )
+
+    def read(self) -> Iterator[Batch]:
+        """Batches until `stop`; every packet that was taken has a verdict by then."""
+        flows = self._flows
+        if flows is None:
+            raise InputError("nfqueue: not open")
+        poll = select.poll()
+        for queue in self._queues:
+            poll.register(queue.fileno(), select.POLLIN)
+        poll.register(self._searcher.fileno(), select.POLLIN)
+        next_sweep_ns = 0
+        while not self._stopping:
+            poll.poll(self._patience_ms())
+            clock_ns = self._serve().clock_ns
+            yield self._taken()
+            if clock_ns >= next_sweep_ns:
+                next_sweep_ns = clock_ns + SWEEP_NS
+                yield flows.sweep(clock_ns)
+        for queue in self._queues:
+            queue.stop_filling(self._policy.default == "accept")
+        while self._serve().packets or self._waiting:
+            select.select([self._searcher], [], [], self._patience_ms() / 1000 if self._waiting else 0)
+        yield self._taken()
+        yield flows.sweep(None)
+
+    def stop(self) -> None:
+        """Make `read` give the last verdicts and end."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Unbind; packets that still wait get the default verdict."""
+        for waiting in self._waiting.values():
+            waiting.queue.verdict(waiting.queued.packet_id, self._policy.default == "accept")
+        self._waiting.clear()
+        for queue in self._queues:
+            queue.close()
+        if self._queues and self._flows is not None:
+            self._searcher.close()
+        self._queues.clear()
+        if self._refuser is not None:
+            self._refuser.close()
+            self._refuser = None
+
+    def refresh_losses(self) -> None:
+        """Counters of queues and rules into the Losses."""
+        if self._flows is None or not self._queues:
+            return
+        put = self._context.losses.put
+        for queue in self._queues:
+            found = queue.statistics()
+            name = f"nfqueue: queue {queue.number}"
+            full = "dropped by the kernel, the queue was full (-I nfqueue:length)"
+            put("lost", f"{name}: {full}", found.dropped_full)
+            put("lost", f"{name}: {self._unseen}, the buffer was full (-I nfqueue:buffer)", queue.unseen)
+            put("failed", f"{name}: verdicts that the kernel did not take", queue.unheard)
+            put("overruns", f"{name}: times that the receive buffer was full", queue.overruns)
+            put("unreadable", f"{name}: malformed netlink messages", queue.malformed)
+        self._policy.put_losses(self._context.losses, self.name)
+        if self._refuser is not None:
+            put("lost", "nfqueue: refusals that could not be sent", self._refuser.failed)
+        self._flows.put_losses()
+
+    def _patience_ms(self) -> int:
+        if not self._order:
+            return IDLE_MS
+        first = self._waiting.get(self._order[0])
+        left_ns = first.deadline_ns - time.monotonic_ns() if first else 0
+        return max(0, min(IDLE_MS, -(-left_ns // 1_000_000)))
+
+    def _taken(self) -> Batch:
+        batch, self._batch = self._batch, []
+        return batch
+
+    def _serve(self) -> _Served:
+        """Take packets and answers that have come, and give up on what waited too long."""
+        clock_ns, now_ns = time.monotonic_ns(), time.time_ns()
+        packets = 0
+        for queue in self._queues:
+            for queued in queue.receive():
+                packets += 1
+                try:
+                    self._see(queue, queued, clock_ns, now_ns)
+                except Exception as error:
+                    self._fail(queue, queued, error)
+        for token, answer in self._searcher.answers():
+            self._answer(token, answer)
+        clock_ns = time.monotonic_ns()
+        while self._order:
+            waiting = self._waiting.get(self._order[0])
+            if waiting is not None:
+                if waiting.deadline_ns > clock_ns:
+                    break
+                self._answer(self._order[0], LATE)
+            self._order.popleft()
+        return _Served(packets, clock_ns)
+
+    def _see(self, queue: Queue, queued: Queued, clock_ns: int, now_ns: int) -> None:
+        packet = self._decoder.decode(queued.payload)
+        if isinstance(packet, Unreadable):
+            self._context.losses.add("unreadable", f"nfqueue: packets {packet.value}")
+            self._notice(f"packets {packet.value} are counted and get the default verdict")
+            self._give(queue, queued, self._policy.default)
+        elif queued.mark == MARK or self._is_exempt(packet):
+            queue.verdict(queued.packet_id, True)
+        else:
+            known = self._verdicts.get(packet.flow) if not self._flow.opens(packet) else None
+            if known is not None:
+                self._give(queue, queued, known)
+                return
+            local = queued.hook != _FORWARD and (queued.hook != _POST_ROUTING or queued.uid is not None)
+            sighting = Sighting(
+                packet,
+                queued.ts_ns or now_ns,
+                clock_ns,
+                queued.outdev or 0,
+                queued.uid,
+                queued.gid,
+                local,
+            )
+            self._asked += 1
+            answer = self._searcher.ask(self._asked, sighting.query())
+            if answer is not None:
+                self._decide(queue, queued, sighting, answer)
+            else:
+                self._waiting[self._asked] = _Waiting(
+                    queue, queued, sighting, clock_ns + self._options.timeout
+                )
+                self._order.append(self._asked)
+
+    def _is_exempt(self, packet: Packet) -> bool:
+        """Loopback is let through unasked, unless it is to be reported."""
+        if self._options.allow_loopback or not is_loopback(packet.dst):
+            return False
+        self._flow.wants(packet)
+        return True
+
+    @property
+    def _flow(self) -> PacketFlows:
+        assert self._flows is not None
+        return self._flows
+
+    def _answer(self, token: int, answer: Answer) -> None:
+        waiting = self._waiting.pop(token, None)
+        if waiting is None:
+            return
+        try:
+            self._decide(waiting.queue, waiting.queued, waiting.sighting, answer)
+        except Exception as error:
+            self._fail(waiting.queue, waiting.queued, error)
+
+    def _decide(self, queue: Queue, queued: Queued, sighting: Sighting, answer: Answer) -> None:
+        process = answer if isinstance(answer, Process) else None
+        packet, flows = sighting.packet, self._flow
+        if process is not None and process.pid == self._own_pid:
+            queue.verdict(queued.packet_id, True)
+            return
+        decision = self._policy.judge(process, packet.protocol, packet.dst, packet.dport)
+        self._give(queue, queued, decision.verdict)
+        if not flows.opens(packet):
+            return
+        if packet.protocol == TCP:
+            self._remember(packet.flow, decision.verdict)
+            if flows.is_repeat(sighting):
+                return
+        if flows.wants(packet):
+            record = flows.connection(sighting, answer, decision.verdict)
+            if record is not None:
+                self._batch.append(record)
+
+    def _give(self, queue: Queue, queued: Queued, verdict: str) -> None:
+        if verdict == "reject" and self._refuser is not None:
+            self._refuser.refuse(queued.payload, queued.outdev or 0)
+        queue.verdict(queued.packet_id, verdict == "accept")
+
+    def _fail(self, queue: Queue, queued: Queued, error: Exception) -> None:
+        """A packet without a verdict would hang its program."""
+        self._context.losses.add("failed", f"nfqueue: {type(error).__name__}; default verdict")
+        self._notice(f"a packet could not be judged: {type(error).__name__}: {display(str(error))}")
+        queue.verdict(queued.packet_id, self._policy.default == "accept")
+
+    def _remember(self, flow: bytes, verdict: str) -> None:
+        self._verdicts.pop(flow, None)
+        if len(self._verdicts) >= REMEMBERED:
+            del self._verdicts[next(iter(self._verdicts))]
+        self._verdicts[flow] = verdict
+
+    def _notice(self, text: str) -> None:
+        if text not in self._noticed:
+            self._noticed.add(text)
+            self._context.notice(f"nfqueue: {text}")

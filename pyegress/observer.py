@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""What an input that only watches packets does with each: filter, look its process up, make the record."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pyegress.attribute.lookup import Answer, Lookup
+from pyegress.attribute.searcher import Searcher
+from pyegress.escape import display
+from pyegress.filters import FilterOptions
+from pyegress.kernel import cgroup2_root, may_trace_others
+from pyegress.packets import PacketFlows, Sighting
+from pyegress.plugin import Batch, Context
+from pyegress.record import Connection
+
+IDLE_MS = 100
+SWEEP_NS = 1_000_000_000
+LAST_ANSWERS_NS = 2_000_000_000
+"""How long the end waits for processes that are still being looked for."""
+
+
+class Observer:
+    """For one thread; records come in the order in which their processes were found."""
+
+    def __init__(self, hook: str, options: FilterOptions, context: Context) -> None:
+        self.flows = PacketFlows(
+            hook, options, context.losses, os.getpid(), Path("/proc/self/ns/net").stat().st_ino
+        )
+        self._hook = hook
+        self._context = context
+        self._searcher: Searcher[Sighting] = open_searcher(hook, context)
+        self._batch: list[Connection] = []
+        self._unopened = 0
+
+    def batches(
+        self, fileno: int, receive: Callable[[], int], stopped: Callable[[], bool]
+    ) -> Iterator[Batch]:
+        """Records until it is stopped; `receive` has `see` called with what waits, and says the monotonic time, ns."""
+        poll = select.poll()
+        poll.register(fileno, select.POLLIN)
+        poll.register(self._searcher.fileno(), select.POLLIN)
+        next_sweep_ns = 0
+        while not stopped():
+            poll.poll(IDLE_MS)
+            clock_ns = receive()
+            yield self._take()
+            if clock_ns >= next_sweep_ns:
+                next_sweep_ns = clock_ns + SWEEP_NS
+                yield self.flows.sweep(clock_ns)
+        give_up_ns = receive() + LAST_ANSWERS_NS
+        yield self._take()
+        while self._searcher.unanswered and time.monotonic_ns() < give_up_ns:
+            select.select([self._searcher], [], [], IDLE_MS / 1000)
+            yield self._take()
+        unanswered = self._searcher.unanswered
+        self._context.losses.add(
+            "lost", f"{self._hook}: processes were still looked for at the end", unanswered
+        )
+        yield self.flows.sweep(None)
+
+    def see(self, sighting: Sighting) -> None:
+        """Take a packet."""
+        packet, flows = sighting.packet, self.flows
+        if not flows.opens(packet):
+            self._unopened += 1
+        elif flows.wants(packet) and not flows.is_repeat(sighting):
+            answer = self._searcher.ask(sighting, sighting.query())
+            if answer is not None:
+                self._report(sighting, answer)
+
+    def put_losses(self) -> None:
+        """Counters into the Losses."""
+        reason = f"{self._hook}: TCP packets that open no connection"
+        self._context.losses.put("skipped", reason, self._unopened)
+        self.flows.put_losses()
+
+    def close(self) -> None:
+        """End the search."""
+        self._searcher.close()
+
+    def _take(self) -> Batch:
+        for sighting, answer in self._searcher.answers():
+            self._report(sighting, answer)
+        batch, self._batch = self._batch, []
+        return batch
+
+    def _report(self, sighting: Sighting, answer: Answer) -> None:
+        record = self.flows.connection(sighting, answer)
+        if record is not None:
+            self._batch.append(record)
+
+
+def open_searcher(hook: str, context: Context) -> Searcher[Any]:
+    """Look-ups for an input; raises UnsupportedError where the kernel doesn't tell of sockets."""
+    said: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            context.notice(f"{hook}: {text}")
+
+    def forbidden() -> None:
+        if not may_trace_others():
+            say(
+                "/proc does not show other users' processes: they stay unknown; give CAP_SYS_PTRACE, or mount "
+                "/proc without hidepid"
+            )
+
+    def failed(error: Exception) -> None:
+        say(f"processes could not be looked for: {type(error).__name__}: {display(str(error))}")
+
+    return Searcher(Lookup(may_trace_others, forbidden, cgroup2_root()), failed)
