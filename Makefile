@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BUILD_PACKAGES := clang llvm libbpf-dev gcc libc6-dev python3-dev python3-venv
-TEST_PACKAGES := iptables iproute2 qemu-system-x86 busybox-static cpio kmod file bpftool
+TEST_PACKAGES := iptables iproute2 qemu-system-x86 busybox-static cpio kmod file bpftool libclang-rt-dev tcpdump
 ARGS ?=
 
 help: ## show what can be made

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Any bytes as a capture: read at once, and in pieces that are each in memory of their own size, which has to give
- * the same. The interface is libFuzzer's; mutate.c has a driver for gcc.
+ * the same.
  */
 #include "capture.h"
 

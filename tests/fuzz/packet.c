@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes as a packet of every link type. The interface is libFuzzer's; mutate.c has a driver for gcc. */
+/* Any bytes as a packet of every link type. */
 #include "packet.h"
 
 #include <stddef.h>
