@@ -7,6 +7,7 @@ Each part stands for itself: what can't be read is None, and the rest is told al
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from threading import RLock
@@ -33,6 +34,8 @@ class _Shown(NamedTuple):
     gid: int | None
     args: bytes | None
     cgroups: bytes | None
+    exe: str | None
+    """Where addresses aren't random, another program's arguments can be at the same one."""
 
 
 class Living:
@@ -55,7 +58,7 @@ class Living:
         self._root = str(root)
         self._capacity = kept
         self._lock = RLock()
-        self._kept: dict[tuple[int, int], tuple[_Shown, Process]] = {}
+        self._kept: OrderedDict[tuple[int, int], tuple[_Shown, Process]] = OrderedDict()
         self._ancestors: dict[tuple[int, int, int], Process] = {}
         """By number, start, and how many levels of parents are kept above."""
 
@@ -77,7 +80,7 @@ class Living:
                 before = again, made if again == shown else self._made(pid, again, SOCK_DIAG, parent)
             self._kept[key] = before
             if len(self._kept) > self._capacity:
-                del self._kept[next(iter(self._kept))]
+                self._kept.popitem(last=False)
             return before[1]
 
     def _parent(self, pid: int, start_ns: int, levels: int = ANCESTORS) -> Process | None:
@@ -118,6 +121,7 @@ class Living:
             gid,
             self._read(pid, "cmdline", ARGS_BYTES + 1),
             self._read(pid, "cgroup", 65536),
+            None if stat.kernel else self._exe(pid),
         )
 
     def _ids(self, pid: int) -> tuple[int | None, int | None]:
@@ -132,7 +136,6 @@ class Living:
         stat = shown.stat
         comm = stat.comm.decode("utf-8", "surrogateescape")
         args = split_args(shown.args[:ARGS_BYTES]) if shown.args else []
-        exe = None if stat.kernel else self._exe(pid)
         leader = self._stat(stat.session) if stat.session else None
         loginuid = self._read(pid, "loginuid", 32)
         login = int(loginuid) if loginuid and loginuid.isdigit() else _NO_LOGIN
@@ -140,11 +143,11 @@ class Living:
             pid=pid,
             start_ns=stat.start_ns,
             comm=comm,
-            name=full_name(comm, args, exe, stat.kernel),
-            exe=exe,
+            name=full_name(comm, args, shown.exe, stat.kernel),
+            exe=shown.exe,
             cmdline=" ".join(args) or None,
             cmdline_cut=shown.args is not None and len(shown.args) > ARGS_BYTES,
-            script=script_of(comm, args, exe),
+            script=script_of(comm, args, shown.exe),
             uid=shown.uid,
             gid=shown.gid,
             user=None if shown.uid is None else user_name(shown.uid),

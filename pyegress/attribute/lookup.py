@@ -55,7 +55,11 @@ class Lookup:
         names: ContainerNames | None = None,
     ) -> None:
         self._sockets = SocketTable()
-        self._owners = Owners(may_trace, forbidden, cgroup_root)
+        try:
+            self._owners = Owners(may_trace, forbidden, cgroup_root)
+        except BaseException:
+            self._sockets.close()
+            raise
         self._living = Living(forbidden, names, cgroup_root)
         self._namespaces = Namespaces()
 

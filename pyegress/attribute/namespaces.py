@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -61,8 +61,8 @@ class Namespaces:
         from pyroute2 import netns
         from pyroute2.netlink.exceptions import NetlinkError
 
-        seen = {}
-        for path in self._paths():
+        seen: dict[int, frozenset[bytes]] = {}
+        for path in self._paths(seen):
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
@@ -101,13 +101,11 @@ class Namespaces:
             self._addresses[inode] = now_ns, addresses
         return addresses
 
-    def _paths(self) -> Iterator[str]:
-        """Each namespace at least once: those of processes, and those that are kept without any."""
-        seen = set()
+    def _paths(self, seen: Container[int]) -> Iterator[str]:
+        """Each namespace until it is seen, as a process may end first: those of processes, and those without any."""
         for name in os.listdir(self._root):  # noqa: PTH208 (speed)
             path = f"{self._root}/{name}/ns/net"
-            if name.isdigit() and (inode := self._inode(path)) and inode not in seen:
-                seen.add(inode)
+            if name.isdigit() and (inode := self._inode(path)) not in (0, self._own) and inode not in seen:
                 yield path
         for folder in self._mounted:
             try:

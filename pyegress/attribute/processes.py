@@ -7,6 +7,7 @@ bounded: what is forgotten here is forgotten in the kernel too, which then tells
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,12 +65,12 @@ class ProcessTable:
         self._names = names or ContainerNames()
         self._capacity = programs
         self._cgroup_capacity = cgroups
-        self._programs: dict[Identity, _Known] = {}
+        self._programs: OrderedDict[Identity, _Known] = OrderedDict()
         self._ancestors: dict[Identity, dict[int, Process]] = {}
         """By how many levels of parents are kept above."""
         self._missed: set[Identity] = set()
         """Ancestors that were looked for in vain."""
-        self._cgroups: dict[int, dict[str, Any]] = {}
+        self._cgroups: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self.has_gaps = False
         """Some process was resolved without all that is to be known of it."""
 
@@ -91,8 +92,7 @@ class ProcessTable:
         self._programs[identity] = _Known(told, where)
         self._refresh_ancestors(told)
         if len(self._programs) > self._capacity:
-            oldest = next(iter(self._programs))
-            del self._programs[oldest]
+            oldest, _ = self._programs.popitem(last=False)
             self._ancestors.pop(oldest, None)
             self._forget_program(oldest)
 
@@ -195,8 +195,7 @@ class ProcessTable:
     def _add_cgroup(self, told: CgroupPath) -> None:
         self._cgroups.pop(told.cgroup_id, None)
         if len(self._cgroups) >= self._cgroup_capacity:
-            oldest = next(iter(self._cgroups))
-            del self._cgroups[oldest]
+            oldest, _ = self._cgroups.popitem(last=False)
             self._forget_cgroup(oldest)
         self._cgroups[told.cgroup_id] = whereabouts(told.path, self._names)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -327,6 +328,56 @@ class TestSockets:
         read(census, 100)
         assert holding(census, 9) == set()
 
+    def test_note_of_one_that_was_not_read(self, host: FakeHost) -> None:
+        """What it holds it may have inherited."""
+        census = host.census()
+        (member,) = census.new()
+        assert not census.note(member, 9, 4)
+        assert holding(census, 9) == set()
+
+    def test_notes_do_not_pile_up(self, host: FakeHost) -> None:
+        """A client that connects again and again uses the same descriptor."""
+        census = host.census()
+        member = read(census, 100)
+        assert all(census.note(member, inode, 4) for inode in range(1000, 2000))
+        assert (len(member.sockets), holding(census, 1999), holding(census, 1998)) == (3, {100}, set())
+
+    def test_no_descriptor_left(self, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process that can't be read for such a reason has not ended, nor is it without sockets."""
+        census = host.census()
+        member = read(census, 100)
+
+        def failing(path: str) -> list[str]:
+            raise OSError(errno.EMFILE, path)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "listdir", failing)
+            with pytest.raises(OSError, match="100/fd"):
+                census.scan(member)
+        assert (pids(census), holding(census, 7)) == ({100}, {100})
+
+    def test_moved_while_it_is_read(self, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        """To a number that was not in the list."""
+        census = host.census()
+        (member,) = census.new()
+        original = os.readlink
+
+        def moving(path: str) -> str:
+            if path.endswith("/1") and os.path.lexists(path):
+                os.rename(path, f"{host.root}/100/fd/9")  # noqa: PTH104
+            return original(path)
+
+        monkeypatch.setattr(os, "readlink", moving)
+        scan = census.scan(member)
+        assert (scan.sockets, scan.is_whole) == ({7: 0, 8: 9}, True)
+
+    def test_size_of_the_table_before_6_2(self, host: FakeHost) -> None:
+        """Where the number of descriptors isn't told."""
+        census = host.census()
+        status = host.root / "100/status"
+        status.write_text(f"{status.read_text()}FDSize:\t{4 * LONGEST}\n")
+        assert (census._is_short(100, 0), census._is_short(100, 9)) == (False, True)
+
     def test_real_process(self) -> None:
         """Our own, with as many descriptors as it says."""
         with acting() as actor:
@@ -419,6 +470,39 @@ def test_member_is_the_process_with_that_start(host: FakeHost) -> None:
     host.add(100, start=200)
     assert census.member(100) is None
     assert census.member(5) is None
+
+
+@pytest.mark.parametrize("groups", [0, 65536])
+def test_first_of_a_namespace(host: FakeHost, groups: int) -> None:
+    """However many groups it is in."""
+    host.add(101)
+    status = host.root / "101/status"
+    more = " ".join(map(str, range(100000, 100000 + groups)))
+    status.write_text(f"Name:\tx\nTgid:\t101\nUid:\t5\t6\t7\t8\nGroups:\t{more}\nNSpid:\t101\t1\n")
+    assert {member.pid: member.is_init for member in host.census().members()} == {100: False, 101: True}
+
+
+def test_numbers_in_use() -> None:
+    """The kernel tells which are."""
+    with acting() as actor, acting() as other:
+        census = Census()
+        with ending(actor.do("forked()")) as child:
+            assert census._is_used(child)
+        actor.do(f"os.waitpid({child}, 0) and None")
+        assert not census._is_used(child)
+        assert census._is_used(other.pid)
+
+
+def test_children() -> None:
+    """Where the kernel tells them."""
+    if not Path("/proc/thread-self/children").exists():
+        pytest.skip("CONFIG_PROC_CHILDREN is off")
+    with acting() as actor:
+        census = Census()
+        assert census.children(actor.pid) == []
+        with ending(actor.do("forked()")) as child:
+            assert census.children(actor.pid) == [child]
+        assert census.children(0) is None
 
 
 def test_forked_child_is_met() -> None:

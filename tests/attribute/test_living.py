@@ -250,6 +250,18 @@ class TestParts:
         process = fake.shown(9)
         assert process == Process(pid=9, start_ns=100 * TICK_NS, comm="x", name="x", attribution="sock_diag")
 
+    def test_same_arguments_of_another_program(self, fake: FakeProc) -> None:
+        """Where addresses aren't random, only the file tells."""
+        fake.add(9)
+        living = fake.living()
+        found = []
+        for path in ("/bin/x", "/tmp/x"):
+            (fake.root / "9/exe").unlink(missing_ok=True)
+            (fake.root / "9/exe").symlink_to(path)
+            process = living.process(9, 100 * TICK_NS)
+            found.append(process and process.exe)
+        assert found == ["/bin/x", "/tmp/x"]
+
     def test_another_start(self, fake: FakeProc) -> None:
         """The number is another process'."""
         fake.add(9, start=200)

@@ -161,3 +161,13 @@ def test_without_rights() -> None:
         user.do("from pyegress.attribute.namespaces import Namespaces")
         user.do("from pyegress.attribute.sockets import Query")
         assert user.do(f"Namespaces().search([Query(*{tuple(asked())!r})])") == [[]]
+
+
+def test_process_that_ended_first(tmp_path: Path) -> None:
+    """Another one of the same namespace is tried, until it was entered."""
+    for pid in ("100", "101", "102"):
+        (tmp_path / pid / "ns").mkdir(parents=True)
+        (tmp_path / pid / "ns/net").symlink_to("net:[7]" if pid != "102" else "net:[8]")
+    known = Namespaces(tmp_path, ())
+    assert sorted(known._paths(())) == [f"{tmp_path}/{pid}/ns/net" for pid in (100, 101, 102)]
+    assert list(known._paths({7})) == [f"{tmp_path}/102/ns/net"]

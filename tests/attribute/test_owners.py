@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,38 @@ from tests.attribute.acting import Actor, acting, ending, needs_root
 from tests.attribute.test_census import FakeHost
 
 ROOT = Path(__file__).resolve().parents[2]
+PR_SET_CHILD_SUBREAPER = 36
+SUBREAPER = """
+reads, writes = os.pipe()
+waits, goes = os.pipe()
+middle = os.fork()
+if middle == 0:
+    os.read(waits, 1)
+    one = socket.socket()
+    first = os.fork()
+    if first == 0:
+        first = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == first:
+                pass
+            os.write(writes, b'%d %d' % (os.getpid(), os.fstat(one.fileno()).st_ino))
+            signal.pause()
+        os._exit(0)
+    os.waitpid(first, 0)
+    signal.pause()
+"""
+BROTHER = """
+reads, writes = os.pipe()
+waits, goes = os.pipe()
+middle = os.fork()
+if middle == 0:
+    os.read(waits, 1)
+    one = socket.socket()
+    if ctypes.CDLL(None).syscall(56, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+        os.write(writes, b'%d %d' % (os.getpid(), os.fstat(one.fileno()).st_ino))
+    signal.pause()
+"""
+GO = "[os.write(goes, b'x'), *map(int, os.read(reads, 64).split())][1:]"
 NONE = 1
 """An inode number that no socket has."""
 
@@ -88,11 +121,27 @@ class TestOneHolder:
             assert both(known, inode) == (actor.pid, actor.pid)
 
     def test_new_process_without_a_known_parent(self) -> None:
-        """Whose child it is can't be told: only a search is sure; then it is sure for good."""
-        with looking() as known, acting(start_new_session=True) as actor:
+        """It may come from its elder brother and be an orphan: only a search is sure; then it is sure for good."""
+        with acting(), looking() as known, acting(start_new_session=True) as actor:
             inode = opened(actor)
             assert both(known, inode) == (None, actor.pid)
             assert pid_of(known.find(inode)) == actor.pid
+
+    def test_elder_brothers(self) -> None:
+        """A parent of the same session is trusted to be that, also with more children than can be read."""
+        with ExitStack() as stack:
+            for _ in range(owners._BELOW + 1):
+                stack.enter_context(acting())
+            known = stack.enter_context(looking())
+            actor = stack.enter_context(acting())
+            inode = opened(actor)
+            assert both(known, inode) == (actor.pid, actor.pid)
+
+    def test_new_session(self) -> None:
+        """Its parent is as good as any, if it had no children before."""
+        with looking() as known, acting(start_new_session=True) as actor:
+            inode = opened(actor)
+            assert both(known, inode) == (actor.pid, actor.pid)
 
     def test_double_forked_daemon(self) -> None:
         """Its parent has ended, and it has all of its grandparent's sockets; then only its own."""
@@ -203,6 +252,40 @@ class TestTwoHolders:
             inode = opened(actor)
             with ending(actor.do("orphaned()")):
                 assert both(known, inode)[1] == AMBIGUOUS
+
+    def test_other_descriptor(self) -> None:
+        """One of them has moved it since it was read."""
+        with acting() as actor, looking() as known:
+            inode = opened(actor)
+            with ending(actor.do("forked()")):
+                assert both(known, inode) == (AMBIGUOUS, AMBIGUOUS)
+                actor.do("more = one.dup()")
+                actor.do("one.close()")
+                assert both(known, inode) == (AMBIGUOUS, AMBIGUOUS)
+
+    def test_orphan_given_to_a_subreaper(self) -> None:
+        """Who has it too is between the orphan and its new parent, in one session."""
+        with looking() as known, acting() as actor:
+            actor.do("import ctypes")
+            assert actor.do(f"ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1)") == 0
+            with ending(actor.do(f"exec({SUBREAPER!r}) or middle")):
+                known.find(NONE)
+                orphan, inode = actor.do(GO)
+                with ending(orphan):
+                    assert pid_of(known.find(inode)) in (None, AMBIGUOUS)
+                    assert both(known, inode)[1] == AMBIGUOUS
+
+    @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of clone(2)")
+    def test_brother(self) -> None:
+        """A child that is its parent's brother (CLONE_PARENT)."""
+        with looking() as known, acting() as actor:
+            actor.do("import ctypes")
+            with ending(actor.do(f"exec({BROTHER!r}) or middle")):
+                known.find(NONE)
+                brother, inode = actor.do(GO)
+                with ending(brother):
+                    assert pid_of(known.find(inode)) in (None, AMBIGUOUS)
+                    assert both(known, inode)[1] == AMBIGUOUS
 
 
 class TestNoHolder:
@@ -434,17 +517,19 @@ def test_cgroup_tells_who_may_have_made_it(tmp_path: Path) -> None:
     folder = root / f"pyegress-{os.getpid()}"
     folder.mkdir()
     try:
-        known = Owners(lambda: True, lambda: None, root)
-        with acting(
-            "sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh", start_new_session=True
-        ) as actor:
+        with (
+            acting(),
+            closing(Owners(lambda: True, lambda: None, root)) as known,
+            acting(
+                "sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh", start_new_session=True
+            ) as actor,
+        ):
             inode = opened(actor)
             cgroup_id = folder.stat().st_ino
             assert known.find(inode) is None
             assert pid_of(known.find(inode, cgroup_id)) == actor.pid
             with ending(actor.do("orphaned()")):
                 assert known.find(inode, cgroup_id) == AMBIGUOUS
-        known.close()
     finally:
         while (folder / "cgroup.procs").read_text():
             pass
@@ -471,3 +556,48 @@ def test_number_that_another_process_has_now(tmp_path: Path) -> None:
     assert (found[7], pid_of(found[8])) == (NOBODY, 100)
     assert isinstance(found[8], Holder)
     assert found[8].start_ns != 100
+
+
+def test_no_descriptor_left(host_of_one: tuple[FakeHost, Owners], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no answer, and no error either; what was known then is still known."""
+    host, known = host_of_one
+    host.count(101)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pread", failing)
+        assert known.find(7) is None
+    host.add(101, 7, start=200)
+    host.count(101)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", failing)
+        assert known.find(7) is None
+    assert known.find(7) == AMBIGUOUS
+
+
+def test_met_by_the_other_thread(
+    host_of_one: tuple[FakeHost, Owners], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that was born after a look has what its parent made: it is not told to be the maker."""
+    host, known = host_of_one
+    original = Owners._hunt
+
+    def hunt(self: Owners, inode: int, budget: owners._Budget) -> Holder | str | None:
+        host.add(101, inode, start=200)
+        host.count(101)
+        self._census.look()
+        return original(self, inode, budget)
+
+    monkeypatch.setattr(Owners, "_hunt", hunt)
+    assert known.find(8) is None
+
+
+@pytest.fixture
+def host_of_one(tmp_path: Path) -> tuple[FakeHost, Owners]:
+    """A host with a process that has a socket."""
+    host = FakeHost(tmp_path)
+    host.add(100, 7)
+    return host, Owners(lambda: True, lambda: None, None, tmp_path, Census(tmp_path, lambda: host.now_ns))
+
+
+def failing(*_: object) -> int:
+    """As where all descriptors are used."""
+    raise OSError(errno.EMFILE, "too many open files")
