@@ -18,6 +18,10 @@ from pathlib import Path
 from bench import Table
 from pyegress.decode.capture import CaptureFile
 from pyegress.decode.packet import PacketDecoder
+from pyegress.inputs.pcap import Pcap, PcapOptions
+from pyegress.losses import Losses
+from pyegress.outputs.logfmt import Logfmt, LogfmtOptions
+from pyegress.plugin import Batch, Context
 
 FILTER = "tcp[tcpflags]&(tcp-syn|tcp-ack)==tcp-syn or udp"
 DISPLAY_FILTER = "(tcp.flags.syn == 1 and tcp.flags.ack == 0) or udp"
@@ -26,6 +30,8 @@ RUNS = 5
 TSHARK_RUNS = 1
 """It takes some hundred times as long."""
 FRAMES = 20000
+_Drawn = bytes | Callable[[random.Random], bytes]
+"""A frame, or how to make one."""
 _ETHERNET, _IPV4, _IPV6, _VLAN, _ARP = 1, 0x0800, 0x86DD, 0x8100, 0x0806
 _TCP, _UDP, _ICMP = 6, 17, 1
 _SYN, _ACK = 0x02, 0x10
@@ -55,9 +61,9 @@ def measure(quick: bool) -> Table:
 def write_capture(path: Path, packets: int) -> int:
     """A mix as of a busy host, always the same; returns how many of the packets may open a connection."""
     rng = random.Random(1)
-    established = [_established(rng) for _ in range(FRAMES)]
-    opening = [_syn(rng) for _ in range(FRAMES // 10)] + [_datagram(rng) for _ in range(FRAMES // 5)]
-    others = [_link(rng, _ARP, bytes(46)), _link(rng, _IPV4, _ipv4(rng, _ICMP, bytes(64)))]
+    established: list[_Drawn] = [_established(rng) for _ in range(FRAMES)]
+    opening: list[_Drawn] = [_syn, _query, _datagram]
+    others: list[_Drawn] = [_link(rng, _ARP, bytes(46)), _link(rng, _IPV4, _ipv4(rng, _ICMP, bytes(64)))]
     wanted = 0
     ts_us = 1_700_000_000_000_000
     with path.open("wb") as file:
@@ -65,7 +71,8 @@ def write_capture(path: Path, packets: int) -> int:
         for kind in rng.choices((established, opening, others), (88, 10, 2), k=packets):
             wanted += kind is opening
             ts_us += rng.randrange(100)
-            frame = rng.choice(kind)
+            drawn = rng.choice(kind)
+            frame = drawn if isinstance(drawn, bytes) else drawn(rng)
             length = len(frame)
             file.write(struct.pack("<IIII", ts_us // 1_000_000, ts_us % 1_000_000, length, length) + frame)
     return wanted
@@ -79,6 +86,8 @@ def _times(file: Path, wanted: int) -> list[tuple[str, float | None]]:
         ("egress_packet records", _median_s(lambda: _read(file, wanted, lambda records: None))),
         ("Python tuples", _median_s(lambda: _read(file, wanted, _unpacked))),
         ("Packets", _median_s(lambda: _read(file, wanted, _packets))),
+        ("Connection records", _median_s(lambda: _connections(file, lambda batch: None))),
+        ("logfmt lines", _median_s(lambda: _logfmt(file))),
         ("tcpdump -w /dev/null", _command_s(tcpdump, RUNS)),
         ("tshark -T fields", _command_s(tshark, TSHARK_RUNS)),
     ]
@@ -88,8 +97,9 @@ def _read(file: Path, wanted: int, use: Callable[[memoryview], object]) -> None:
     capture = CaptureFile(str(file))
     found = 0
     for records in capture.read():
-        use(records)
-        found += len(records)
+        if records:
+            use(records)
+            found += len(records)
     capture.close()
     if found != wanted * 64:
         raise RuntimeError(f"capture: {found // 64} of {wanted} packets came out")
@@ -103,6 +113,29 @@ def _unpacked(records: memoryview) -> None:
 def _packets(records: memoryview) -> None:
     for record in _DECODER.unpack(records):
         _DECODER.packet(record)
+
+
+def _connections(file: Path, use: Callable[[Batch], object]) -> None:
+    source = Pcap(PcapOptions(file=str(file)))
+    source.open(_context())
+    found = 0
+    for batch in source.read():
+        use(batch)
+        found += len(batch)
+    source.close()
+    if not found:
+        raise RuntimeError("capture: no connections came out")
+
+
+def _logfmt(file: Path) -> None:
+    lines = Logfmt(LogfmtOptions(file=os.devnull))
+    lines.open(_context())
+    _connections(file, lines.write)
+    lines.close()
+
+
+def _context() -> Context:
+    return Context(Losses(), lambda text: None, lambda text: None)
 
 
 _DECODER = PacketDecoder()
@@ -179,8 +212,13 @@ def _syn(rng: random.Random) -> bytes:
     return _frame(rng, _TCP, _tcp(rng, _SYN, 0))
 
 
+def _query(rng: random.Random) -> bytes:
+    """DNS: each a flow of its own."""
+    return _frame(rng, _UDP, struct.pack(">HHHH", 32768 + rng.getrandbits(14), 53, 38, 0) + bytes(30))
+
+
 def _datagram(rng: random.Random) -> bytes:
-    """Of few flows: QUIC and DNS send many."""
+    """QUIC: of few flows, which send many."""
     flow, data_bytes = rng.randrange(200), rng.choice((30, rng.randrange(1200), 1200))
     return _frame(
         random.Random(flow),

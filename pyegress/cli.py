@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import if_nameindex
 from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 BAR_AFTER_S = 1.0
+CAPTURE_ENDINGS = (".pcap", ".pcapng", ".cap", ".gz", ".zst")
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 DEFAULT_INPUT = "ebpf"
@@ -42,7 +44,7 @@ Callback = Callable[[click.Context, click.Parameter, str | None], int | None]
 def _say(text: str) -> None:
     """One line on stderr; the text must already be escaped. A stderr that is gone is no reason to stop."""
     with suppress(OSError, ValueError):
-        click.echo(f"pyegress: {text}", err=True)
+        click.echo(f"{_Bar.erase}pyegress: {text}", err=True)
 
 
 def _print(text: str) -> None:
@@ -340,10 +342,19 @@ def _shortcuts(nflog: str | None, nfqueue: str | None, pcap: str | None) -> dict
     if nfqueue is not None:
         found["nfqueue"] = ("queue", nfqueue)
     if pcap is not None:
-        # No device has a slash in its name.
-        is_file = pcap == "-" or "/" in pcap or Path(pcap).exists()
-        found["pcap"] = ("file" if is_file else "device", pcap)
+        found["pcap"] = ("file" if is_capture_file(pcap) else "device", pcap)
     return found
+
+
+def is_capture_file(text: str) -> bool:
+    """Whether it names a file, there or not, rather than a device; no device has a slash in its name."""
+    if text == "-" or "/" in text or text.lower().endswith(CAPTURE_ENDINGS):
+        return True
+    if text in ("any", *(name for _, name in if_nameindex())):
+        return False
+    with suppress(OSError, ValueError):
+        return Path(text).exists()
+    return False
 
 
 def _given(flag: str, kind: str, use_flag: str, texts: Sequence[str], used: Sequence[str]) -> Given:
@@ -404,7 +415,7 @@ class _Announcer(Output):
     def write(self, batch: Batch) -> None:
         lines = [f"{self._line(connection)}\n" for connection in batch if connection.hook in self._loud]
         if lines:
-            click.echo("".join(lines), nl=False, err=True)
+            click.echo(f"{_Bar.erase}{''.join(lines)}", nl=False, err=True)
 
     def close(self) -> None:
         pass
@@ -415,7 +426,13 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 class _Bar:
-    """A progress bar on stderr, for what takes long; `show` is for one thread."""
+    """A progress bar on stderr, for what takes long; there is one, and `show` is for one thread."""
+
+    erase: ClassVar[str] = ""
+    """What has to come before other text on stderr: the bar is drawn anew below that.
+
+    rich would do it for those who write to sys.stderr, which click goes round where the locale is not UTF-8.
+    """
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
@@ -426,21 +443,40 @@ class _Bar:
         pass
 
     def __exit__(self, *error: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._end()
 
     def show(self, done: int, total: int | None) -> None:
-        """Say how much is done."""
+        """Say how much is done; after all of it the bar is gone."""
+        if total is not None and done >= total:
+            self._end()
+            return
         if self._progress is None:
             if not self._wanted or time.monotonic() < self._due:
                 return
-            from rich.console import Console
-            from rich.progress import Progress
+            self._begin(total)
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=done, total=total)
 
-            self._progress = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False)
+    def _begin(self, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._wanted = not console.is_dumb_terminal
+        if self._wanted:
+            self._progress = Progress(
+                console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self._progress.add_task("reading", total=total)
             self._progress.start()
-        self._progress.update(self._progress.task_ids[0], completed=done, total=total)
+            _Bar.erase = "\r\x1b[2K"
+
+    def _end(self) -> None:
+        self._wanted = False
+        if self._progress is not None:
+            _Bar.erase = ""
+            self._progress.stop()
+            self._progress = None
 
 
 def _debug_line(text: str) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_network
 from socket import AF_INET, AF_INET6
 from types import ModuleType
@@ -19,8 +20,7 @@ from pyegress.prefixes import Network, in_networks
 SNAPLEN = 256
 """Headers with VLAN tags and extension headers."""
 _PIPE_BYTES = 1 << 20
-_AT_ONCE = _PIPE_BYTES // 2 // (SNAPLEN + 16)
-"""Packets, so many that the pipe always holds them."""
+_RECORD_HEADER_BYTES = 16
 _TCP_OPENS = "tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn"
 # libpcap's tcp[] doesn't know IPv6; behind extension headers the reader looks itself.
 _TCP_OPENS_6 = "ip6[6] == 6 and ip6[53] & 0x12 == 2"
@@ -47,14 +47,20 @@ class Device:
     """A device that is captured on. Raises InputError or UnsupportedError with the cause."""
 
     def __init__(self, name: str, buffer_bytes: int) -> None:
-        self._pcap = pcap = _libpcap()
         self.name = display(name)
+        if name.startswith(("nflog:", "nfqueue:")):
+            # libpcap 1.10 takes it for an error when nothing has come from these.
+            kind, _, number = self.name.partition(":")
+            raise InputError(f"pcap: device {self.name}: use --{kind} {number}")
+        self._pcap = pcap = _libpcap()
         self._capture: Any = pcap.create(name)
         try:
             self._capture.set_snaplen(SNAPLEN)
             self._capture.set_immediate_mode(True)
             self._capture.set_buffer_size(buffer_bytes)
-            self._capture.set_tstamp_precision(pcap.TstampPrecision.NANO)
+            # What has only microseconds, such as netmap, says so.
+            with suppress(pcap.Error):
+                self._capture.set_tstamp_precision(pcap.TstampPrecision.NANO)
             self._capture.activate()
             self._capture.setnonblock(True)
             self.link_type = int(self._capture.datalink())
@@ -65,7 +71,11 @@ class Device:
         # libpcap writes what it captured as a file, so that one reader serves both; its bindings' own times are floats.
         self._pipe, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._pipe, False)
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        # Without CAP_SYS_RESOURCE a user's pipes have a limit together.
+        with suppress(OSError):
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        # So many packets that the pipe always holds them.
+        self._at_once = fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ) // 2 // (SNAPLEN + _RECORD_HEADER_BYTES)
         self._dumper = self._capture.dump_open(f"/proc/self/fd/{writing}")
         os.close(writing)
 
@@ -81,7 +91,7 @@ class Device:
         came = self._piped(view)
         if came is None:
             try:
-                self._capture.dispatch(_AT_ONCE, self._dumper.dump)
+                self._capture.dispatch(self._at_once, self._dumper.dump)
                 self._dumper.flush()
             except self._pcap.Error as error:
                 raise self._explained(error) from None
@@ -134,7 +144,7 @@ class HostAddresses:
     """Whether an address is this network namespace's; looks again when it isn't, at most once a second."""
 
     def __init__(self) -> None:
-        self._is_known: Callable[[bytes], bool] = lambda address: False
+        self._is_known: Callable[[bytes], bool] = in_networks(_local_networks())
         self._next_look_ns = 0
 
     def __call__(self, address: bytes) -> bool:

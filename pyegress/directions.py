@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from pyegress.destinations import is_loopback
 
-FLOWS = 131072
+FLOWS = 65536
 _OURS, _THEIRS, _ANSWER = range(3)
 
 
@@ -20,7 +21,8 @@ class Directions:
     def __init__(self, is_local: Callable[[bytes], bool], flows: int = FLOWS) -> None:
         self._is_local = is_local
         self._capacity = flows
-        self._flows: dict[bytes, int] = {}
+        # A dict's first key takes the longer to find, the more were deleted before it.
+        self._flows: OrderedDict[bytes, int] = OrderedDict()
 
     def leaves(self, src: bytes, sent: bool | None) -> bool:
         """Whether a packet from this address (16 bytes) leaves the host; `sent` is the link layer's word."""
@@ -32,7 +34,7 @@ class Directions:
         return self._flows.get(flow, _OURS) != _OURS
 
     def is_ours(self, flow: bytes, sent: bool | None) -> bool:
-        """Whether a packet belongs to a flow that this host began."""
+        """Whether a packet belongs to a flow that this host began, and isn't a copy of one that comes in again."""
         known = self._flows.get(flow)
         if known is None:
             back = self._flows.get(reverse(flow))
@@ -41,9 +43,9 @@ class Directions:
             else:
                 known = _ANSWER if back == _OURS else _THEIRS
             if len(self._flows) >= self._capacity:
-                del self._flows[next(iter(self._flows))]
+                self._flows.popitem(last=False)
             self._flows[flow] = known
-        return known == _OURS
+        return known == _OURS and (sent is None or self.leaves(flow[:16], sent))
 
 
 def reverse(flow: bytes) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pyegress import __version__, plugin, registry
+from pyegress import __version__, cli, plugin, registry
 from pyegress.cli import program
 from pyegress.errors import UnsupportedError
 from pyegress.plugin import Batch, Context, Input
@@ -383,3 +383,26 @@ def test_closed_stdout_is_an_error(start: Start, tmp_path: Path, arguments: str)
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "standard output" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_bar_stands_below_all_other_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is said takes its place, and when all is done it is gone."""
+    reading, writing = os.openpty()
+    with os.fdopen(writing, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr(cli, "BAR_AFTER_S", 0)
+        bar = cli._Bar(wanted=True)
+        bar.show(1, 10)
+        cli._say("in between")
+        bar.show(10, 10)
+        cli._say("behind")
+        bar.show(11, None)
+        read = b""
+        while not read.endswith(b"behind\r\n"):
+            read += os.read(reading, 1 << 16)
+    os.close(reading)
+    said = read.decode()
+    assert "reading" in said
+    assert "\r\x1b[2Kpyegress: in between" in said
+    assert said.endswith("\x1b[2Kpyegress: behind\r\n")

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from pyegress import device as device_module
 from pyegress.device import SNAPLEN, Device, HostAddresses
 from pyegress.errors import InputError
 from tests.netns import add_link, own_netns, run
@@ -92,6 +93,19 @@ def test_tagged_packets_pass_the_filter() -> None:
     assert len(found) == len(tags)
 
 
+def test_tag_that_the_kernel_took_off_passes_the_filter() -> None:
+    """As of frames that come in: it is beside the bytes, and put back."""
+    add_link()
+    device = Device("out0", 1 << 20)
+    packet = "4500001c0001000040110000c0000207c0000201" + "1388003500080000"
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind(("out1", 0))
+        sender.send(bytes.fromhex("ff" * 6 + "02" * 6 + "8100001f0800" + packet).ljust(60, b"\0"))
+        ((_, found),) = frames(device, 1)
+    device.close()
+    assert found[12:18].hex() == "8100001f0800"
+
+
 def test_drops_are_counted() -> None:
     """What a full buffer had no room for is in the device's statistics."""
     device = Device("lo", 1 << 16)
@@ -107,6 +121,23 @@ def test_device_that_is_down() -> None:
     run("ip link set lo down")
     with pytest.raises(InputError, match="device lo is down; ip link set lo up"):
         Device("lo", 1 << 20)
+
+
+def test_what_libpcap_reads_wrongly_has_an_input_of_its_own() -> None:
+    """The way on is named."""
+    with pytest.raises(InputError, match="device nflog:7: use --nflog 7"):
+        Device("nflog:7", 1 << 20)
+
+
+def test_pipe_that_can_not_be_made_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost, and nothing waits for itself."""
+    monkeypatch.setattr(device_module, "_PIPE_BYTES", (1 << 31) + 1)
+    device = Device("lo", 1 << 20)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(1000):
+            sender.sendto(bytes(SNAPLEN), ("127.0.0.1", 9))
+    assert len(frames(device, 1000)) == 1000
+    device.close()
 
 
 @pytest.mark.parametrize("name", ["nope", "x" * 100, "a\x1bb"])

@@ -56,6 +56,14 @@ def test_link_layer_knows_better_than_addresses() -> None:
     assert Directions(in_networks((ip_network("127.0.0.0/8"),))).leaves(packed("127.0.0.1"), False)
 
 
+def test_copy_that_comes_in_again_is_not_ours() -> None:
+    """As on a bridge that is captured with its members: the flow is ours, and each packet of it counts once."""
+    directions = Directions(LOCAL)
+    assert directions.is_ours(OURS, True)
+    assert not directions.is_ours(OURS, False)
+    assert directions.is_ours(OURS, True)
+
+
 def test_ours_stays_ours_when_forgotten() -> None:
     """The table is bounded; the answers to us that are left in it don't make our flow an answer."""
     directions = Directions(LOCAL, flows=2)

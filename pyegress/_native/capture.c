@@ -170,10 +170,14 @@ static void put_direction(struct egress_packet *out, int sent)
 
 static ssize_t pcap_record(struct egress_capture *self, struct piece data, struct egress_packet *out, int *made)
 {
+	static const __u8 zeros[PCAP_RECORD_BYTES];
 	struct piece packet;
 
 	if (data.bytes < (size_t)self->record_bytes)
 		return 0;
+	/* What a crash leaves behind the last packet: else each is one of no bytes, gigabytes of them. */
+	if (!memcmp(data.at, zeros, sizeof(zeros)))
+		return lies(self, "zeros where a packet should begin");
 	packet.at = data.at + self->record_bytes;
 	packet.bytes = get32(self, data.at + 8);
 	if (packet.bytes > (size_t)(EGRESS_MOST_RECORD_BYTES - self->record_bytes))
@@ -390,7 +394,7 @@ static int timed_packet(struct egress_capture *self, int obsolete, struct piece 
 	return 1;
 }
 
-/* Passes what nobody asks for, however long, up to the length at its end. */
+/* Passes what nobody asks for, up to the length at its end. */
 static ssize_t skip_block(struct egress_capture *self, size_t bytes)
 {
 	size_t now = bytes < self->skip ? bytes : self->skip;
@@ -431,7 +435,7 @@ static ssize_t pcapng_block(struct egress_capture *self, struct piece data, stru
 			return ready;
 	}
 	bytes = get32(self, data.at + 4);
-	if (bytes < BLOCK_FRAME_BYTES || bytes % 4)
+	if (bytes < BLOCK_FRAME_BYTES || bytes % 4 || bytes > EGRESS_MOST_BLOCK_BYTES)
 		return lies(self, "a block of %u bytes", bytes);
 	body = (struct piece){ data.at + BLOCK_HEAD_BYTES, bytes - BLOCK_FRAME_BYTES };
 	switch (type) {

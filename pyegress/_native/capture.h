@@ -15,6 +15,8 @@
 enum egress_capture_limits {
 	/* A record that is longer, with its header, is a lie: no capture program takes more of a packet than 1 MiB. */
 	EGRESS_MOST_RECORD_BYTES = 1 << 21,
+	/* The same of a block that nobody asks for; Wireshark and libpcap take no longer ones either. */
+	EGRESS_MOST_BLOCK_BYTES = 1 << 24,
 	EGRESS_MOST_INTERFACES = 1 << 16,
 };
 

@@ -12,6 +12,7 @@ from pyegress.errors import InputError
 
 BATCH = 4096
 CHUNK_BYTES = 1 << 18
+_NO_OPENINGS = (Unreadable.NOT_IP, Unreadable.LATER_FRAGMENT)
 
 
 class Source(Protocol):
@@ -36,10 +37,11 @@ class Capture:
         self._self = ffi.gc(lib.egress_capture_new(), lib.egress_capture_free)
         self._counts = lib.egress_capture_counts(self._self)
 
-    def read(self) -> Iterator[memoryview]:
-        """Records in batches, each valid until the next is asked for; an empty one where a pipe gives nothing yet.
+    def read(self) -> Iterator[memoryview | None]:
+        """Records in batches, each valid until the next is asked for; None where a pipe gives nothing yet.
 
-        What stands before a fault of the file comes before the error.
+        Batches may be empty, so that whoever reads can stop. What stands before a fault of the file comes before the
+        error.
         """
         ffi, lib = self._ffi, self._lib
         arena = ffi.new("struct egress_packet[]", BATCH)
@@ -62,12 +64,11 @@ class Capture:
                 break
             view[: end - begin] = view[begin:end]
             begin, end = 0, end - begin
-            came = self._source.read_into(view[end : end + CHUNK_BYTES])
-            if came is None:
-                yield records[:0]
-            else:
-                last = came == 0
-                end += came
+            while (came := self._source.read_into(view[end : end + CHUNK_BYTES])) is None:
+                yield None
+            yield records[:0]
+            last = came == 0
+            end += came
         if self.packets and self.packets == self._counts.unreadable[lib.EGRESS_UNSUPPORTED_LINK]:
             raise self._error(f"link type {self._unsupported()} is not supported")
 
@@ -81,26 +82,37 @@ class Capture:
         """Whether it ended inside a record."""
         return bool(self._counts.ends_inside)
 
-    def counts(self) -> dict[str, int]:
-        """Packets that were not given, or without a time, by the reason, in words that follow "packets"."""
-        counts = self._counts
-        by_reason = {
-            reason.value: counts.unreadable[getattr(self._lib, f"EGRESS_{reason.name}")]
-            for reason in Unreadable
-        }
-        unsupported = by_reason.pop(Unreadable.UNSUPPORTED_LINK.value)
+    @property
+    def untimed(self) -> int:
+        """Packets that were given without a time."""
+        return int(self._counts.untimed)
+
+    def skipped(self) -> dict[str, int]:
+        """Packets that open no connection, by the reason, in words that follow "packets"."""
         return {
-            "of TCP that open no connection": counts.later_tcp,
-            "of other protocols than TCP and UDP": counts.other_protocols,
-            "without a time": counts.untimed,
-            **by_reason,
-            f"{Unreadable.UNSUPPORTED_LINK.value} ({self._unsupported()})": unsupported,
+            "of TCP that open no connection": self._counts.later_tcp,
+            "of other protocols than TCP and UDP": self._counts.other_protocols,
+            **{reason.value: self._count(reason) for reason in _NO_OPENINGS},
+        }
+
+    def unreadable(self) -> dict[str, int]:
+        """Packets that might have opened one, in such words too."""
+        unsupported = Unreadable.UNSUPPORTED_LINK
+        return {
+            f"{reason.value} ({self._unsupported()})" if reason is unsupported else reason.value: self._count(
+                reason
+            )
+            for reason in Unreadable
+            if reason not in _NO_OPENINGS
         }
 
     def interface_name(self, number: int) -> str | None:
         """The name that the capture gives an interface; any text."""
         name = self._ffi.string(self._lib.egress_capture_interface(self._self, number))
         return str(name.decode("utf-8", "surrogateescape")) or None
+
+    def _count(self, reason: Unreadable) -> int:
+        return int(self._counts.unreadable[getattr(self._lib, f"EGRESS_{reason.name}")])
 
     def _unsupported(self) -> str:
         numbers: list[str] = []

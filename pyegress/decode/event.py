@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ class _Protocols(dict[int, str]):
 PROTOCOLS = _Protocols({6: "tcp", 17: "udp"})
 
 
-class _Processes(dict[bytes, Process]):
+class _Processes(OrderedDict[bytes, Process]):
     """`struct egress_process` as bytes -> the Process it stands for; the oldest are forgotten."""
 
     def __init__(self, ffi: Any, resolve: Callable[[Seen], Process]) -> None:
@@ -59,7 +60,7 @@ class _Processes(dict[bytes, Process]):
         if process.attribution == DETAILS_LOST:
             return process
         if len(self) >= _PROCESSES_KEPT:
-            del self[next(iter(self))]
+            self.popitem(last=False)
         self[raw] = process
         return process
 

@@ -131,9 +131,11 @@ class _Expander:
         self._member: Any = None
         self._input = first
         self._buffer = memoryview(bytearray(_COMPRESSED_BYTES))
+        self._began = False
         self.cut_short = False
 
     def read_into(self, view: memoryview) -> int | None:
+        asked = False
         while True:
             try:
                 out = self._expand(len(view))
@@ -143,14 +145,23 @@ class _Expander:
                 ) from error
             if out:
                 view[: len(out)] = out
+                self._began = True
                 return len(out)
             if self._input:
                 continue
+            # There can be any number of members without a byte: come back, so that whoever reads can stop.
+            if asked:
+                return None
+            asked = True
             came = self._file.read_into(self._buffer)
             if came is None:
                 return None
             if came == 0:
                 self.cut_short = self._member is not None
+                if self.cut_short and not self._began:
+                    raise InputError(
+                        f"cannot read {self._file.name}: its {self._kind} data ends before the first byte"
+                    )
                 return 0
             self._input = bytes(self._buffer[:came])
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import time
 from functools import lru_cache
+from threading import Lock
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -18,6 +19,7 @@ from pyegress.record import Connection, Process
 
 _SECOND = 1_000_000_000
 _NO_TIME = "--:--:--"
+_SERVICES = Lock()
 
 
 class TextOptions(plugin.Options, frozen=True, kw_only=True):
@@ -31,7 +33,9 @@ def _service(port: int | None, protocol: str) -> str:
     if port is None or protocol not in ("tcp", "udp"):
         return ""
     try:
-        return f"({display(socket.getservbyport(port, protocol))})"
+        # glibc's answer is in memory that the next call writes to, from whatever thread.
+        with _SERVICES:
+            return f"({display(socket.getservbyport(port, protocol))})"
     except (OSError, OverflowError):
         return ""
 

@@ -99,6 +99,22 @@ def test_compressed_file_that_ends_too_early(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
+def test_compressed_file_that_ends_before_its_first_byte(tmp_path: Path, kind: str) -> None:
+    """It is not called empty."""
+    with pytest.raises(InputError, match=f"its {kind} data ends before the first byte"):
+        read(stream_of(tmp_path, COMPRESS[kind](DATA)[:8]))
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_members_without_a_byte(tmp_path: Path, kind: str) -> None:
+    """However many there are, whoever reads gets a word from time to time."""
+    stream = stream_of(tmp_path, COMPRESS[kind](b"") * 10_000 + COMPRESS[kind](b"end"))
+    view = memoryview(bytearray(16))
+    assert stream.read_into(view) is None
+    assert read(stream) == b"end"
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("where", ["head", "middle", "behind"])
 def test_corrupt_compressed_data(tmp_path: Path, kind: str, where: str) -> None:
     """The error names file and kind."""

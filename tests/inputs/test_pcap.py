@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import select
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from pyegress.errors import UsageError
+from pyegress.cli import is_capture_file
+from pyegress.errors import UnsupportedError, UsageError
+from pyegress.inputs import pcap
 from pyegress.inputs.pcap import PcapOptions
+from pyegress.losses import Losses
 from pyegress.options import parse
-from tests.island import FAR_4, FAR_6, LOCAL_4, Audit, Done, Island, fields, island
+from pyegress.plugin import Context
+from tests.decode.frames import UDP, ethernet, ipv4, udp
+from tests.island import FAR_4, FAR_6, LOCAL_4, PATIENCE_S, Audit, Done, Island, fields, island
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 DATA = Path(__file__).resolve().parents[1] / "data" / "pcaps"
@@ -118,6 +125,54 @@ def test_who_is_local_can_be_said() -> None:
     done = read(DATA / "pc12_flags.pcap", "local-cidr:203.0.113.0/24")
     assert all(c["src_ip"] == "203.0.113.9" for c in fields(done.out)) and done.out
     assert any("not outbound (-I pcap:local-cidr)" in line for line in done.err)
+
+
+def test_addresses_that_were_said_count_more_than_the_link_layer() -> None:
+    """The packet that came in is of the host that was named, the one that was sent is not."""
+    assert destinations(read(DATA / "pc05_sll113.pcap", "local-cidr:203.0.113.0/24")) == [
+        ("192.168.1.10", "22")
+    ]
+
+
+def test_what_opens_nothing_is_not_called_unreadable() -> None:
+    """Later packets of TCP are skipped, as with nflog."""
+    done = read(DATA / "pc12_flags.pcap")
+    assert any("skipped: 4 pcap: packets of TCP that open no connection" in line for line in done.err)
+    assert not any("unreadable" in line for line in done.err)
+
+
+def datagrams(tmp_path: Path, seconds: int, each: int) -> Path:
+    """A capture with a new flow a second, of some packets."""
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    path = tmp_path / "datagrams.pcap"
+    records = []
+    for second in range(seconds):
+        frame = ethernet(ipv4(udp(1024 + second), UDP))
+        records.append(struct.pack("<IIII", 1_700_000_000 + second, 0, len(frame), len(frame)) + frame)
+    path.write_bytes(head + b"".join(record * each for record in records))
+    return path
+
+
+def test_windows_end_by_the_time_of_the_packets(tmp_path: Path) -> None:
+    """A table that holds the flows of some windows loses none of a long file."""
+    done = read(datagrams(tmp_path, seconds=200, each=100), "flows:100")
+    assert sum(int(c["count"]) for c in fields(done.out)) == 200 * 100
+    assert not any("lost" in line for line in done.err)
+
+
+def test_windows_end_while_a_pipe_is_silent(tmp_path: Path) -> None:
+    """What tcpdump writes to us is told of when its window is over, not when tcpdump ends."""
+    options = ("-I", "pcap:quiet:true", "-I", "pcap:window:1s")
+    command = [sys.executable, "-m", "pyegress", "run", "-o", "logfmt", "--pcap", "-", *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(datagrams(tmp_path, seconds=1, each=5).read_bytes())
+        lines = [process.stdout.readline().decode()]
+        if select.select([process.stdout], [], [], PATIENCE_S)[0]:
+            lines.append(process.stdout.readline().decode())
+        process.stdin.close()
+        assert process.stdout.read() == b""
+    assert [c["count"] for c in fields(lines)] == ["1", "4"]
 
 
 def test_filters_are_those_of_ebpf() -> None:
@@ -232,6 +287,78 @@ for line in sys.stdin:
     with netns.audit(*LIVE, "-I", "pcap:device:swallow") as audit:
         netns.run(sys.executable, "-c", code, text="\n".join(frames))
         assert [port for _, _, port, _ in live(audit)] == ["1", "2", "3"]
+
+
+@needs_root
+@pytest.mark.parametrize("stopping", [False, True])
+def test_flood_keeps_nobody_from_looking_around(monkeypatch: pytest.MonkeyPatch, stopping: bool) -> None:
+    """Packets that come faster than they are read are taken in parts; at the end no later ones are taken."""
+    later = bytes(40) + struct.pack("<Q", 1 << 63) + bytes(16)
+
+    class Endless:
+        def __init__(self, device: object) -> None:
+            pass
+
+        def read(self) -> Iterator[memoryview]:
+            for _ in range(100):
+                yield memoryview((later if stopping else bytes(64)) * 4096)
+            raise AssertionError
+
+    monkeypatch.setattr(pcap, "Capture", Endless)
+    source = pcap._DeviceSource(PcapOptions(device="lo"), Context(Losses(), print, print))
+    source.stopping = stopping
+    source._receive()
+    source.close()
+
+
+@needs_root
+def test_failed_open_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Device and pipe are let go where sockets can't be asked for."""
+
+    def fails(*given: object) -> None:
+        raise UnsupportedError("no sock_diag")
+
+    monkeypatch.setattr(pcap, "Observer", fails)
+    before = list(Path("/proc/self/fd").iterdir())
+    made = pcap.Pcap(PcapOptions(device="lo"))
+    with pytest.raises(UnsupportedError, match="no sock_diag"):
+        made.open(Context(Losses(), print, print))
+    made.close()
+    assert list(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_progress_is_complete_when_it_ends(tmp_path: Path) -> None:
+    """Also where it is stopped, so that no bar is left when rules are printed."""
+    said: list[tuple[int, int | None]] = []
+    path = datagrams(tmp_path, seconds=10, each=1000)
+    made = pcap.Pcap(PcapOptions(file=str(path)))
+    made.open(Context(Losses(), print, print, lambda done, total: said.append((done, total))))
+    batches = made.read()
+    next(batches)
+    made.stop()
+    assert list(batches)
+    made.close()
+    assert all(total == path.stat().st_size > done for done, total in said[:-1])
+    assert said[-1][0] == said[-1][1]
+
+
+@pytest.mark.parametrize("name", ["nope.pcapng", "nope.PCAP", "x" * 5000 + ".gz"])
+def test_file_that_is_not_there_is_no_device(name: str) -> None:
+    """By its ending."""
+    command = [sys.executable, "-m", "pyegress", "run", "--pcap", name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("pyegress: cannot open ")
+
+
+def test_device_is_meant_before_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--pcap lo` is the device wherever one stands."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("lo", "any", "capture"):
+        Path(name).touch()
+    assert [is_capture_file(name) for name in ("lo", "any", "capture", "./lo", "-", "x" * 5000)] == [
+        *(False, False, True, True, True, False)
+    ]
 
 
 @needs_root

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Iterator
+from threading import Barrier, BrokenBarrierError, Thread
 
 import pytest
 
@@ -141,3 +142,26 @@ def test_line(connection: Connection, line: str, capfd: pytest.CaptureFixture[st
 )
 def test_upstream_line(connection: Connection, line: str) -> None:
     assert upstream_line(connection) == line
+
+
+def test_services_are_asked_for_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """glibc's getservbyport gives two threads at once one name for both ports."""
+    both, met = Barrier(2), []
+
+    def service(port: int, protocol: str) -> str:
+        try:
+            both.wait(0.2)
+            met.append(port)
+        except BrokenBarrierError:
+            pass
+        return str(port)
+
+    monkeypatch.setattr("socket.getservbyport", service)
+    text._service.cache_clear()
+    threads = [Thread(target=text._service, args=(port, "tcp")) for port in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text._service.cache_clear()
+    assert met == []
