@@ -39,9 +39,16 @@ class Observer:
         self._unopened = 0
 
     def batches(
-        self, fileno: int, receive: Callable[[], int], stopped: Callable[[], bool]
+        self,
+        fileno: int,
+        receive: Callable[[], int],
+        stopped: Callable[[], bool],
+        receive_rest: Callable[[], object] | None = None,
     ) -> Iterator[Batch]:
-        """Records until it is stopped; `receive` has `see` called with what waits, and says the monotonic time, ns."""
+        """Records until it is stopped; `receive` has `see` called with what waits, and says the monotonic time, ns.
+
+        `receive_rest` is called instead at the end, where `receive` takes only so much at a time.
+        """
         poll = select.poll()
         poll.register(fileno, select.POLLIN)
         poll.register(self._searcher.fileno(), select.POLLIN)
@@ -53,7 +60,8 @@ class Observer:
             if clock_ns >= next_sweep_ns:
                 next_sweep_ns = clock_ns + SWEEP_NS
                 yield self.flows.sweep(clock_ns)
-        give_up_ns = receive() + LAST_ANSWERS_NS
+        (receive_rest or receive)()
+        give_up_ns = time.monotonic_ns() + LAST_ANSWERS_NS
         yield self._take()
         while self._searcher.unanswered and time.monotonic_ns() < give_up_ns:
             select.select([self._searcher], [], [], IDLE_MS / 1000)
@@ -88,7 +96,7 @@ class Observer:
         for sighting, answer in self._searcher.answers():
             self._report(sighting, answer)
         batch, self._batch = self._batch, []
-        return batch
+        return batch + self.flows.due()
 
     def _report(self, sighting: Sighting, answer: Answer) -> None:
         record = self.flows.connection(sighting, answer)

@@ -7,6 +7,7 @@ first packet, then at most once in a window with the number of packets since.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import lru_cache
 from socket import if_indextoname
 from typing import NamedTuple
@@ -105,11 +106,12 @@ class PacketFlows:
         self._netns = netns
         self._recheck_ns = recheck_ns if recheck_ns is not None else options.window
         self._addresses = Addresses()
-        self._syns: dict[tuple[bytes, int], int] = {}
+        # Ordered, because taking the first of a plain dict passes over all that were taken before.
+        self._syns: OrderedDict[tuple[bytes, int], int] = OrderedDict()
         self._repeated_syns = 0
-        self._evicted = 0
-        self._flows: dict[tuple[object, ...], _Flow] = {}
-        self._checked: dict[bytes, _Checked] = {}
+        self._flows: OrderedDict[tuple[object, ...], _Flow] = OrderedDict()
+        self._checked: OrderedDict[bytes, _Checked] = OrderedDict()
+        self._due: list[Connection] = []
 
     def opens(self, packet: Packet) -> bool:
         """Whether this packet opens a connection or belongs to a flow: not what follows a TCP SYN."""
@@ -132,7 +134,7 @@ class PacketFlows:
     def adds(self, packed: bytes, ts: int, clock_ns: int) -> bool:
         """The same for a flow as `struct egress_packet` has it, of UDP or others."""
         known = self._checked.get(packed)
-        if known is None or clock_ns >= known.until_ns:
+        if known is None or clock_ns >= known.until_ns or clock_ns >= known.flow.until_ns:
             return False
         self._count(known.flow, ts)
         return True
@@ -168,9 +170,14 @@ class PacketFlows:
             return None
         return record
 
+    def due(self) -> list[Connection]:
+        """Repeats of flows that others pushed out of the table, to be reported now."""
+        due, self._due = self._due, []
+        return due
+
     def sweep(self, clock_ns: int | None) -> list[Connection]:
         """Repeats of flows whose window ended before, which are forgotten; all with None."""
-        found = []
+        found = self.due()
         ended = [key for key, flow in self._flows.items() if clock_ns is None or flow.until_ns <= clock_ns]
         for key in ended:
             flow = self._flows.pop(key)
@@ -185,20 +192,15 @@ class PacketFlows:
         self.destinations.put(self._losses, self._hook, self.destinations.hits, self.destinations.hidden)
         for label, hits in zip(self.processes.labels, self.processes.hits, strict=True):
             put_rule(self._losses, self._hook, label, hits)
-        put = self._losses.put
-        put("skipped", "SYNs of connections that were reported already", self._repeated_syns, self._hook)
-        put(
-            "lost",
-            f"{self._hook}: repeats of flows pushed out of the table (-I {self._hook}:flows)",
-            self._evicted,
-        )
+        reason = "SYNs of connections that were reported already"
+        self._losses.put("skipped", reason, self._repeated_syns, self._hook)
 
     def _is_repeated_syn(self, packet: Packet, clock_ns: int) -> bool:
         # One attempt keeps its sequence number, whoever sends it again.
         key = (packet.flow, packet.tcp_seq)
         before_ns = self._syns.pop(key, None)
         if len(self._syns) >= SYNS:
-            del self._syns[next(iter(self._syns))]
+            self._syns.popitem(last=False)
         self._syns[key] = clock_ns
         if before_ns is None or clock_ns - before_ns >= SYN_AGAIN_NS:
             return False
@@ -215,8 +217,10 @@ class PacketFlows:
     def _add(self, key: tuple[object, ...], flow: _Flow, packet: Packet, clock_ns: int) -> None:
         self._flows.pop(key, None)
         if len(self._flows) >= self._capacity:
-            oldest = self._flows.pop(next(iter(self._flows)))
-            self._evicted += oldest.more
+            _, oldest = self._flows.popitem(last=False)
+            if oldest.more and oldest.hidden_by is None:
+                self._due.append(_rest(oldest))
+            # What still refers to it must not count there.
             oldest.until_ns = 0
         self._flows[key] = flow
         self._remember(packet.flow, flow, clock_ns)
@@ -224,7 +228,7 @@ class PacketFlows:
     def _remember(self, packed: bytes, flow: _Flow, clock_ns: int) -> None:
         self._checked.pop(packed, None)
         if len(self._checked) >= self._capacity:
-            del self._checked[next(iter(self._checked))]
+            self._checked.popitem(last=False)
         self._checked[packed] = _Checked(flow, min(clock_ns + self._recheck_ns, flow.until_ns))
 
     def _key(

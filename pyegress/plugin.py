@@ -30,7 +30,10 @@ class Context(msgspec.Struct, frozen=True):
     """Says one line to the user on stderr; the text must already be escaped."""
     debug: Callable[[str], None]
     progress: Callable[[int, int | None], None] = lambda done, total: None
-    """Shows how much of something long is done, where that disturbs nothing; None: of unknown length."""
+    """Shows how much of something long is done, where that disturbs nothing; None: of unknown length.
+
+    What outputs write at the end comes after all is done: whoever shows the first must show that too.
+    """
 
 
 class Input(ABC):

@@ -140,18 +140,8 @@ class Policy:
         # By id, because hashing a Process hashes all its parents; the reference keeps the id taken.
         self._cached: dict[int, tuple[Process, list[_Rule]]] = {}
 
-    @property
-    def needs_process(self) -> bool:
-        """Whether any verdict depends on the process."""
-        return bool(self._by_process)
-
-    def judge_destination(self, protocol: int, dest: bytes, dport: int | None) -> Decision | None:
-        """The verdict where the destination (16 bytes) decides alone; None where the process must be known."""
-        decision = self._allowed(self._by_destination, protocol, dest, dport)
-        return decision or (None if self._by_process else self.judge_unknown())
-
     def judge(self, process: Process | None, protocol: int, dest: bytes, dport: int | None) -> Decision:
-        """The verdict on a connection; what is not known of the process allows nothing."""
+        """The verdict on a connection to `dest` (16 bytes); what is not known of the process allows nothing."""
         return (
             self._allowed(self._by_destination, protocol, dest, dport)
             or (process and self._allowed(self._rules_of(process), protocol, dest, dport))

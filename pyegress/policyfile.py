@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,8 @@ from pyegress.options import size_text
 
 FILE_BYTES = 1 << 20
 Default: TypeAlias = Literal["accept", "drop", "reject"]
+Protocol: TypeAlias = Literal["tcp", "udp"]
+_WORDS = {"default": get_args(Default), "protocol": get_args(Protocol)}
 _Texts = Annotated[list[str], Meta(min_length=1)]
 _Made = TypeVar("_Made", bound=msgspec.Struct)
 
@@ -35,7 +37,7 @@ class Group(msgspec.Struct):
     container: _Texts = []
     cidr: _Texts = []
     port: Annotated[list[int | str], Meta(min_length=1)] = []
-    protocol: Annotated[list[Literal["tcp", "udp"]], Meta(min_length=1)] = []
+    protocol: Annotated[list[Protocol], Meta(min_length=1)] = []
 
 
 class PolicyFile(NamedTuple):
@@ -123,5 +125,8 @@ def _converted(given: dict[str, Any], wanted: type[_Made], where: str) -> _Made:
         return msgspec.convert(given, wanted)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$.")
+        key = path.rstrip("`").split("[")[0]
         what = display(what)
-        raise UsageError(f"{where}: {path.rstrip('`').split('[')[0]}: {what[:1].lower()}{what[1:]}") from None
+        if key in _WORDS:
+            what += f"; known: {', '.join(_WORDS[key])}"
+        raise UsageError(f"{where}: {key}: {what[:1].lower()}{what[1:]}") from None

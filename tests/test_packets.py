@@ -210,13 +210,15 @@ def test_filters_count_every_packet_they_hide() -> None:
     ]
 
 
-def test_flows_are_bounded_and_what_goes_is_said() -> None:
-    """The oldest is pushed out; repeats of it that were not reported yet are lost."""
+def test_flows_are_bounded_and_what_goes_is_reported() -> None:
+    """The oldest is pushed out with its count; what comes of it later is a flow anew."""
     flows = Flows(flows=2)
     for at, port in ((1, 1), (1.001, 1), (2, 2), (3, 3)):
         flows.see(packet(dport=port, protocol=UDP), at=at)
-    assert len(flows.see(packet(dport=1, protocol=UDP), at=4)) == 1
-    assert flows.lines() == ["lost: 1 nflog: repeats of flows pushed out of the table (-I nflog:flows)"]
+    assert [(record.dest_port, record.count) for record in flows.flows.due()] == [(1, 1)]
+    assert flows.flows.due() == []
+    assert len(flows.see(packet(dport=1, protocol=UDP), at=3.001)) == 1
+    assert flows.lines() == []
 
 
 def test_interface_is_kept_where_an_address_needs_it() -> None:

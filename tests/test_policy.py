@@ -63,11 +63,8 @@ def allows(
     port: int | None = 443,
     protocol: int = TCP,
 ) -> bool:
-    """Whether a connection is accepted; by its destination alone it never is when it isn't by both."""
-    early = chosen.judge_destination(protocol, address(host), port)
-    decision = chosen.judge(process, protocol, address(host), port)
-    assert early is None or early == decision
-    return decision.verdict == "accept"
+    """Whether a connection is accepted."""
+    return chosen.judge(process, protocol, address(host), port).verdict == "accept"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +87,6 @@ def test_option_by_process(
 ) -> None:
     """The rules of patterns are those of the filters; what isn't known allows nothing."""
     chosen = made(**{f"allow_{option}": (pattern,)})
-    assert chosen.needs_process
     assert [allows(chosen, process) for process in allowed] == [True] * len(allowed)
     assert [allows(chosen, process) for process in others] == [False] * len(others)
 
@@ -109,7 +105,6 @@ def test_option_by_process(
 def test_option_by_network(networks: list[str], allowed: list[str], others: list[str]) -> None:
     """An address alone decides, for every process and none."""
     chosen = made(allow_cidr=tuple(map(cidr, networks)))
-    assert not chosen.needs_process
     for process in (CURL, None):
         assert [allows(chosen, process, host) for host in allowed] == [True] * len(allowed)
         assert [allows(chosen, process, host) for host in others] == [False] * len(others)
@@ -126,20 +121,17 @@ def test_option_by_port() -> None:
 
 
 def test_any_option_is_enough() -> None:
-    """Options are alternatives; and a rule without a process decides before a process is known."""
+    """Options are alternatives; and a rule without a process decides before the others."""
     chosen = made(allow_comm=("curl",), allow_user=("daemon",), allow_port=(ports("53"),))
     assert allows(chosen, CURL) and allows(chosen, CURL2) and not allows(chosen, SHELL)
-    assert chosen.judge_destination(UDP, address("192.0.2.1"), 53) == Decision("accept", 2)
-    assert chosen.judge_destination(UDP, address("192.0.2.1"), 54) is None
     assert chosen.judge(SHELL, UDP, address("192.0.2.1"), 53) == Decision("accept", 2)
 
 
 @pytest.mark.parametrize("default", ["accept", "drop", "reject"])
 def test_default(default: str) -> None:
-    """What no rule allows gets it; without rules by process it is known at once."""
+    """What no rule allows gets it."""
     chosen = made(default=default, allow_port=(ports("53"),))
     assert chosen.default == default
-    assert chosen.judge_destination(TCP, address("192.0.2.1"), 443) == Decision(chosen.default, None)
     assert chosen.judge(None, TCP, address("192.0.2.1"), 443) == Decision(chosen.default, None)
     assert chosen.judge_unknown() == Decision(chosen.default, None)
 
@@ -170,7 +162,6 @@ def test_all_keys_of_a_group_must_hold(tmp_path: Path) -> None:
     """Within a key any value; a group by destination needs no process."""
     chosen = from_file(tmp_path, GROUPS)
     assert chosen.default == "reject"
-    assert chosen.needs_process
     as_daemon = Process(pid=83, comm="curl", name="curl", exe="/c", cmdline="curl", uid=1, user="daemon")
     assert allows(chosen, CURL) and allows(chosen, CURL, port=8050)
     assert not allows(chosen, CURL, port=80)
@@ -180,7 +171,7 @@ def test_all_keys_of_a_group_must_hold(tmp_path: Path) -> None:
     assert not allows(chosen, None, "10.1.1.1", 5, TCP)
     assert allows(chosen, SHELL, "198.51.100.1", 5) and not allows(chosen, SHELL, "198.51.101.1", 5)
     assert not allows(chosen, CURL2, "198.51.100.1", 5)
-    assert chosen.judge_destination(UDP, address("10.1.1.1"), 5) == Decision("accept", 1)
+    assert chosen.judge(SHELL, UDP, address("10.1.1.1"), 5) == Decision("accept", 1)
 
 
 def test_groups_and_options_are_alternatives(tmp_path: Path) -> None:

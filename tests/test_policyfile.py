@@ -56,7 +56,7 @@ def test_empty(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('defualt = "drop"', ": defualt: no such key; did you mean 'default'?"),
-        ('default = "deny"', ": default: invalid enum value 'deny'"),
+        ('default = "deny"', ": default: invalid enum value 'deny'; known: accept, drop, reject"),
         ("default = 1", ": default: expected `str | null`, got `int`"),
         ('[allow]\ncomm = "a"', ": allow: must be written as [[allow]]"),
         ("allow = 1", ": allow: must be written as [[allow]]"),
@@ -73,7 +73,10 @@ def test_empty(tmp_path: Path) -> None:
         ("[[allow]]\ncomm = 1", ":1: [[allow]] 1: comm: expected `str`, got `int`"),
         ('[[allow]]\nport = ["a", 1.5]', ":1: [[allow]] 1: port: expected `int | str`, got `float`"),
         ("[[allow]]\nport = true", ":1: [[allow]] 1: port: expected `int | str`, got `bool`"),
-        ('[[allow]]\nprotocol = "sctp"', ":1: [[allow]] 1: protocol: invalid enum value 'sctp'"),
+        (
+            '[[allow]]\nprotocol = "sctp"',
+            ":1: [[allow]] 1: protocol: invalid enum value 'sctp'; known: tcp, udp",
+        ),
         ('[[allow]]\n"\\u001b\\n" = 1', r":1: [[allow]] 1: \u001b\n: no such key; known: "),
         ('default = "drop"\n[[allow]\n', ":2: not TOML: expected ']]' at the end of an array declaration"),
         ('default = "drop', ": not TOML: unterminated string (at end of document)"),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -14,14 +14,13 @@ from pyegress.decode.packet import PacketDecoder, Unreadable
 from pyegress.errors import InputError
 from pyegress.filters import FilterOptions
 from pyegress.netfilter.log import LogGroup
-from pyegress.netfilter.messages import Logged
+from pyegress.netfilter.messages import Logged, is_of_this_host, may_leave
 from pyegress.observer import Observer
 from pyegress.options import SizeBytes
 from pyegress.packets import Sighting
 from pyegress.plugin import Batch, Context, Input
 
 _IPV4_IPV6 = (2, 10)
-_PRE_ROUTING, _LOCAL_IN, _FORWARD, _LOCAL_OUT, _POST_ROUTING = range(5)
 
 
 class NflogOptions(FilterOptions, frozen=True, kw_only=True):
@@ -46,6 +45,7 @@ class Nflog(Input):
     def __init__(self, options: NflogOptions) -> None:
         self._options = options
         self._group: LogGroup | None = None
+        self._observer: Observer | None = None
         self._stopping = False
         self._noticed: set[str] = set()
 
@@ -53,16 +53,20 @@ class Nflog(Input):
         """Bind the group; raises UnsupportedError or InputError with the cause."""
         self._context = context
         self._decoder = PacketDecoder()
-        self._group = LogGroup(self._options.group, self._options.buffer)
+        # The group last: what is logged from then on waits for nothing.
         self._observer = Observer(self.name, self._options, context)
+        self._group = LogGroup(self._options.group, self._options.buffer)
 
     def read(self) -> Iterator[Batch]:
         """Batches until `stop`, then what still waits in the socket."""
-        group = self._group
-        if group is None:
+        group, observer = self._group, self._observer
+        if group is None or observer is None:
             raise InputError("nflog: not open")
-        yield from self._observer.batches(
-            group.fileno(), lambda: self._receive(group), lambda: self._stopping
+        yield from observer.batches(
+            group.fileno(),
+            lambda: self._receive(group, observer),
+            lambda: self._stopping,
+            lambda: self._receive_rest(group, observer),
         )
 
     def stop(self) -> None:
@@ -74,30 +78,41 @@ class Nflog(Input):
         if self._group is not None:
             self._group.close()
             self._group = None
+        if self._observer is not None:
             self._observer.close()
+            self._observer = None
 
     def refresh_losses(self) -> None:
         """Counters of the socket into the Losses."""
-        group = self._group
-        if group is None:
+        group, observer = self._group, self._observer
+        if group is None or observer is None:
             return
         put = self._context.losses.put
         put("lost", "nflog: packets that the kernel could not deliver (-I nflog:buffer)", group.gaps)
         put("overruns", "nflog: times that the receive buffer was full", group.overruns)
         put("unreadable", "nflog: malformed netlink messages", group.malformed)
-        self._observer.put_losses()
+        observer.put_losses()
 
-    def _receive(self, group: LogGroup) -> int:
+    def _receive(self, group: LogGroup, observer: Observer) -> int:
         """Take what has come; the monotonic time of that, ns."""
-        clock_ns, now_ns = time.monotonic_ns(), time.time_ns()
-        for logged in group.receive():
-            self._see(logged, clock_ns, now_ns)
+        clock_ns = time.monotonic_ns()
+        self._see_all(observer, group.receive(), clock_ns)
         return clock_ns
 
-    def _see(self, logged: Logged, clock_ns: int, now_ns: int) -> None:
+    def _receive_rest(self, group: LogGroup, observer: Observer) -> None:
+        group.stop_filling()
+        while packets := group.receive():
+            self._see_all(observer, packets, time.monotonic_ns())
+
+    def _see_all(self, observer: Observer, packets: Iterable[Logged], clock_ns: int) -> None:
+        now_ns = time.time_ns()
+        for logged in packets:
+            self._see(observer, logged, clock_ns, now_ns)
+
+    def _see(self, observer: Observer, logged: Logged, clock_ns: int, now_ns: int) -> None:
         if logged.family not in _IPV4_IPV6:
             self._unreadable(f"of address family {logged.family}")
-        elif logged.hook in (_PRE_ROUTING, _LOCAL_IN):
+        elif not may_leave(logged):
             self._context.losses.add("skipped", "nflog: packets of a chain that nothing leaves by")
             self._notice(
                 "a rule logs PREROUTING or INPUT to this group: log OUTPUT (see `pyegress rules-for nflog`)"
@@ -107,9 +122,7 @@ class Nflog(Input):
             if isinstance(packet, Unreadable):
                 self._unreadable(packet.value)
                 return
-            # In POSTROUTING only an owner tells what is of this host from what is forwarded.
-            local = logged.hook != _FORWARD and (logged.hook != _POST_ROUTING or logged.uid is not None)
-            self._observer.see(
+            observer.see(
                 Sighting(
                     packet,
                     logged.ts_ns or now_ns,
@@ -117,7 +130,7 @@ class Nflog(Input):
                     logged.outdev or 0,
                     logged.uid,
                     logged.gid,
-                    local,
+                    is_of_this_host(logged),
                 )
             )
 

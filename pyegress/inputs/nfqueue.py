@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
@@ -15,11 +15,12 @@ from msgspec import Meta
 
 from pyegress import plugin
 from pyegress.attribute.lookup import Answer, Unknown
+from pyegress.attribute.searcher import Searcher
 from pyegress.decode.packet import Packet, PacketDecoder, Unreadable
 from pyegress.destinations import is_loopback
-from pyegress.errors import InputError
+from pyegress.errors import InputError, UsageError
 from pyegress.escape import display
-from pyegress.netfilter.messages import Queued
+from pyegress.netfilter.messages import Queued, is_of_this_host, may_leave
 from pyegress.netfilter.queue import Queue
 from pyegress.netfilter.refusal import MARK, Refuser
 from pyegress.observer import open_searcher
@@ -31,10 +32,12 @@ from pyegress.record import Connection, Process
 
 IDLE_MS = 100
 SWEEP_NS = 1_000_000_000
+MOST_QUEUES = 256
 REMEMBERED = 65536
 """Verdicts on TCP connections that are kept for packets that follow the first."""
 LATE = Unknown("not found in time")
-_FORWARD, _LOCAL_OUT, _POST_ROUTING = 2, 3, 4
+_ICMP_PROTOCOLS = (1, 58)
+_RST = 4
 
 
 class NfqueueOptions(PolicyOptions, frozen=True, kw_only=True):
@@ -45,7 +48,7 @@ class NfqueueOptions(PolicyOptions, frozen=True, kw_only=True):
     ] = Queues(0, 0)
     timeout: Annotated[
         DurationNs, Meta(description="time to find a process; then the default verdict", ge=1_000_000)
-    ] = 100_000_000
+    ] = 1_000_000_000
     length: Annotated[
         int,
         Meta(
@@ -88,16 +91,20 @@ class Nfqueue(Input):
     Options: ClassVar[type[plugin.Options]] = NfqueueOptions
 
     def __init__(self, options: NfqueueOptions) -> None:
+        if options.queue.last - options.queue.first >= MOST_QUEUES:
+            raise UsageError(f"nfqueue:queue:{options.queue}: must be at most {MOST_QUEUES} queues")
         self._options = options
         self._policy = Policy(options)
         self._flows: PacketFlows | None = None
+        self._searcher: Searcher[int] | None = None
         self._queues: list[Queue] = []
         self._refuser: Refuser | None = None
         self._stopping = False
         self._waiting: dict[int, _Waiting] = {}
         self._order: deque[int] = deque()
         self._asked = 0
-        self._verdicts: dict[bytes, str] = {}
+        # Ordered, because taking the first of a plain dict passes over all that were taken before.
+        self._verdicts: OrderedDict[bytes, str] = OrderedDict()
         self._batch: list[Connection] = []
         self._noticed: set[str] = set()
         self._own_pid = os.getpid()
@@ -110,23 +117,28 @@ class Nfqueue(Input):
         netns = Path("/proc/self/ns/net").stat().st_ino
         self._flows = PacketFlows(self.name, options, context.losses, netns=netns)
         self._refuser = Refuser() if self._policy.default == "reject" else None
+        # Before the queues: what they hold from then on waits for us.
+        self._searcher = open_searcher(self.name, context)
         for number in range(options.queue.first, options.queue.last + 1):
             self._queues.append(Queue(number, options.length, options.buffer, options.fail_open))
-        self._searcher = open_searcher(self.name, context)
         self._unseen = "let through unseen (fail-open)" if options.fail_open else "dropped by the kernel"
         context.notice(
             f"nfqueue: default verdict: {self._policy.default}; packets that find the queue full: {self._unseen}"
         )
+        if self._policy.default == "accept" and self._policy.labels:
+            context.notice(
+                "nfqueue: nothing is stopped: what no rule allows is accepted too (-I nfqueue:default:reject or drop)"
+            )
 
     def read(self) -> Iterator[Batch]:
         """Batches until `stop`; every packet that was taken has a verdict by then."""
-        flows = self._flows
-        if flows is None:
+        flows, searcher = self._flows, self._searcher
+        if flows is None or searcher is None:
             raise InputError("nfqueue: not open")
         poll = select.poll()
         for queue in self._queues:
             poll.register(queue.fileno(), select.POLLIN)
-        poll.register(self._searcher.fileno(), select.POLLIN)
+        poll.register(searcher.fileno(), select.POLLIN)
         next_sweep_ns = 0
         while not self._stopping:
             poll.poll(self._patience_ms())
@@ -138,7 +150,7 @@ class Nfqueue(Input):
         for queue in self._queues:
             queue.stop_filling(self._policy.default == "accept")
         while self._serve().packets or self._waiting:
-            select.select([self._searcher], [], [], self._patience_ms() / 1000 if self._waiting else 0)
+            select.select([searcher], [], [], self._patience_ms() / 1000 if self._waiting else 0)
         yield self._taken()
         yield flows.sweep(None)
 
@@ -151,11 +163,11 @@ class Nfqueue(Input):
         for waiting in self._waiting.values():
             waiting.queue.verdict(waiting.queued.packet_id, self._policy.default == "accept")
         self._waiting.clear()
-        for queue in self._queues:
-            queue.close()
-        if self._queues and self._flows is not None:
+        while self._queues:
+            self._queues.pop().close()
+        if self._searcher is not None:
             self._searcher.close()
-        self._queues.clear()
+            self._searcher = None
         if self._refuser is not None:
             self._refuser.close()
             self._refuser = None
@@ -201,7 +213,14 @@ class Nfqueue(Input):
                     self._see(queue, queued, clock_ns, now_ns)
                 except Exception as error:
                     self._fail(queue, queued, error)
-        for token, answer in self._searcher.answers():
+                # Many take long, and those before them must not wait for all.
+                if self._waiting:
+                    self._settle()
+        return _Served(packets, self._settle())
+
+    def _settle(self) -> int:
+        """Take answers, and give up on what waited too long; the monotonic time, ns."""
+        for token, answer in self._search.answers():
             self._answer(token, answer)
         clock_ns = time.monotonic_ns()
         while self._order:
@@ -211,7 +230,7 @@ class Nfqueue(Input):
                     break
                 self._answer(self._order[0], LATE)
             self._order.popleft()
-        return _Served(packets, clock_ns)
+        return clock_ns
 
     def _see(self, queue: Queue, queued: Queued, clock_ns: int, now_ns: int) -> None:
         packet = self._decoder.decode(queued.payload)
@@ -219,14 +238,18 @@ class Nfqueue(Input):
             self._context.losses.add("unreadable", f"nfqueue: packets {packet.value}")
             self._notice(f"packets {packet.value} are counted and get the default verdict")
             self._give(queue, queued, self._policy.default)
-        elif queued.mark == MARK or self._is_exempt(packet):
+        elif _is_refusal(queued, packet) or self._is_exempt(packet):
             queue.verdict(queued.packet_id, True)
+        elif not may_leave(queued):
+            self._context.losses.add("skipped", "nfqueue: packets of a chain that nothing leaves by")
+            self._notice(
+                "a rule queues PREROUTING or INPUT: those packets get the default verdict; queue OUTPUT "
+                "(see `pyegress rules-for nfqueue`)"
+            )
+            self._give(queue, queued, self._policy.default)
+        elif not self._flow.opens(packet) and (known := self._recall(packet.flow)) is not None:
+            self._give(queue, queued, known)
         else:
-            known = self._verdicts.get(packet.flow) if not self._flow.opens(packet) else None
-            if known is not None:
-                self._give(queue, queued, known)
-                return
-            local = queued.hook != _FORWARD and (queued.hook != _POST_ROUTING or queued.uid is not None)
             sighting = Sighting(
                 packet,
                 queued.ts_ns or now_ns,
@@ -234,10 +257,10 @@ class Nfqueue(Input):
                 queued.outdev or 0,
                 queued.uid,
                 queued.gid,
-                local,
+                is_of_this_host(queued),
             )
             self._asked += 1
-            answer = self._searcher.ask(self._asked, sighting.query())
+            answer = self._search.ask(self._asked, sighting.query())
             if answer is not None:
                 self._decide(queue, queued, sighting, answer)
             else:
@@ -250,13 +273,19 @@ class Nfqueue(Input):
         """Loopback is let through unasked, unless it is to be reported."""
         if self._options.allow_loopback or not is_loopback(packet.dst):
             return False
-        self._flow.wants(packet)
+        if self._flow.opens(packet):
+            self._flow.wants(packet)
         return True
 
     @property
     def _flow(self) -> PacketFlows:
         assert self._flows is not None
         return self._flows
+
+    @property
+    def _search(self) -> Searcher[int]:
+        assert self._searcher is not None
+        return self._searcher
 
     def _answer(self, token: int, answer: Answer) -> None:
         waiting = self._waiting.pop(token, None)
@@ -275,13 +304,14 @@ class Nfqueue(Input):
             return
         decision = self._policy.judge(process, packet.protocol, packet.dst, packet.dport)
         self._give(queue, queued, decision.verdict)
-        if not flows.opens(packet):
-            return
-        if packet.protocol == TCP:
-            self._remember(packet.flow, decision.verdict)
-            if flows.is_repeat(sighting):
+        opens = flows.opens(packet)
+        if packet.protocol == TCP and (opens or process is not None):
+            # Also for what began before us: once it is closed nobody has its socket any more.
+            before = self._remember(packet.flow, decision.verdict)
+            # A SYN that is sent again can get another verdict.
+            if opens and before in (None, decision.verdict) and flows.is_repeat(sighting):
                 return
-        if flows.wants(packet):
+        if opens and flows.wants(packet):
             record = flows.connection(sighting, answer, decision.verdict)
             if record is not None:
                 self._batch.append(record)
@@ -297,13 +327,29 @@ class Nfqueue(Input):
         self._notice(f"a packet could not be judged: {type(error).__name__}: {display(str(error))}")
         queue.verdict(queued.packet_id, self._policy.default == "accept")
 
-    def _remember(self, flow: bytes, verdict: str) -> None:
-        self._verdicts.pop(flow, None)
+    def _remember(self, flow: bytes, verdict: str) -> str | None:
+        """Keep the verdict on a TCP connection; the one before."""
+        before = self._verdicts.pop(flow, None)
         if len(self._verdicts) >= REMEMBERED:
-            del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts.popitem(last=False)
         self._verdicts[flow] = verdict
+        return before
+
+    def _recall(self, flow: bytes) -> str | None:
+        """The verdict that was kept; those not asked for longest are forgotten first."""
+        verdict = self._verdicts.get(flow)
+        if verdict is not None:
+            self._verdicts.move_to_end(flow)
+        return verdict
 
     def _notice(self, text: str) -> None:
         if text not in self._noticed:
             self._noticed.add(text)
             self._context.notice(f"nfqueue: {text}")
+
+
+def _is_refusal(queued: Queued, packet: Packet) -> bool:
+    """One of ours, which a rule queues again; whoever else may set marks must not get more than that past."""
+    return queued.mark == MARK and (
+        packet.protocol in _ICMP_PROTOCOLS or bool((packet.tcp_flags or 0) & _RST)
+    )

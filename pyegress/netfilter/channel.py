@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from collections.abc import Iterator
 
 from pyegress.netfilter.holder import Kind, failure
 
 NETLINK_NETFILTER = 12
 SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("=9I")
+"""SK_MEMINFO_DROPS of linux/sock_diag.h is the last."""
 DATAGRAM_BYTES = 1 << 14
 """More than one packet's message with all attributes; a longer one is cut and counted as malformed."""
 DATAGRAMS = 1024
@@ -40,6 +44,16 @@ class Channel:
             self._socket.close()
             raise failure(kind, number, error.errno or 0) from error
         self._socket.setblocking(False)
+
+    @property
+    def drops(self) -> int:
+        """Messages that found the receive buffer full, as the kernel counts them."""
+        try:
+            found = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        except OSError:
+            return 0
+        drops: int = _MEMINFO.unpack(found)[-1]
+        return drops
 
     def fileno(self) -> int:
         """Readable when something has come."""

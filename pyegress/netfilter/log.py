@@ -15,6 +15,7 @@ class LogGroup:
     def __init__(self, group: int, buffer_bytes: int) -> None:
         from pyegress.netfilter import requests
 
+        self._number = group
         self._gaps = Gaps(0)
         self.malformed = 0
         """Messages that could not be read."""
@@ -32,8 +33,9 @@ class LogGroup:
 
     @property
     def gaps(self) -> int:
-        """Packets that were logged but did not arrive, as the numbers of later ones tell."""
-        return self._gaps.missed
+        """Packets that were logged but did not arrive."""
+        # After the last loss no packet comes whose number would tell of it.
+        return max(self._gaps.missed, self._channel.drops)
 
     def fileno(self) -> int:
         """Readable when packets have come."""
@@ -49,6 +51,12 @@ class LogGroup:
                 self._gaps.follow(packet.seq)
             packets += batch.packets
         return packets
+
+    def stop_filling(self) -> None:
+        """Let nothing more come; then `receive` until there is none."""
+        from pyegress.netfilter import requests
+
+        self._channel.tell(requests.unbind_log(self._number))
 
     def close(self) -> None:
         """Unbind."""

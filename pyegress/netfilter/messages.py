@@ -68,6 +68,8 @@ class QueueBatch(NamedTuple):
     malformed: int
 
 
+_PRE_ROUTING, _LOCAL_IN, _FORWARD, _, _POST_ROUTING = range(5)
+"""linux/netfilter.h"""
 # linux/netlink.h, linux/netfilter/nfnetlink.h
 _HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("!BBH")
@@ -93,6 +95,17 @@ _QUEUED_HEADER = struct.Struct("!IHB").unpack
 
 _Attributes = dict[int, bytes]
 _Packet = TypeVar("_Packet")
+
+
+def may_leave(packet: Logged | Queued) -> bool:
+    """Whether the chain that it was taken from is one that packets leave by."""
+    return packet.hook not in (_PRE_ROUTING, _LOCAL_IN)
+
+
+def is_of_this_host(packet: Logged | Queued) -> bool:
+    """Whether its socket is in this network namespace; it was forwarded otherwise."""
+    # In POSTROUTING only an owner tells what is of this host from what is forwarded.
+    return packet.hook != _FORWARD and (packet.hook != _POST_ROUTING or packet.uid is not None)
 
 
 def parse_logged(datagram: bytes) -> LogBatch:

@@ -13,17 +13,14 @@ from pyegress.netfilter.messages import Queued, parse_queued
 
 UNLIMITED = 1 << 24
 _DROP, _ACCEPT = 0, 1
-# linux/netfilter/nfnetlink_queue.h: a netlink header, an nfgenmsg, NFQA_VERDICT_HDR, maybe NFQA_MARK.
+# linux/netfilter/nfnetlink_queue.h: a netlink header, an nfgenmsg, NFQA_VERDICT_HDR.
 _VERDICT_TYPE = 3 << 8 | 1
 _REQUEST = 1
 _VERDICT_HEADER = struct.pack("=HH", 12, 2)
-_MARK_HEADER = struct.pack("=HH", 8, 3)
 _VERDICT_AT = 24
-_MARK_AT = 36
 # Columns of /proc/net/netfilter/nfnetlink_queue.
 _WAITING, _FULL, _UNREAD, _LAST_ID = 2, 5, 6, 7
 _pack_verdict = struct.Struct("!II").pack_into
-_pack_mark = struct.Struct("!I").pack_into
 
 
 class Statistics(NamedTuple):
@@ -49,7 +46,6 @@ class Queue:
 
         self.number = number
         self._verdict = _message(number, _VERDICT_HEADER + bytes(8))
-        self._marked = _message(number, _VERDICT_HEADER + bytes(8) + _MARK_HEADER + bytes(4))
         self._gaps = Gaps(1)
         self._statistics = Statistics(0, 0, 0)
         self._open = True
@@ -96,12 +92,9 @@ class Queue:
                 self._gaps.reach(fields[_LAST_ID] + 1)
         return packets
 
-    def verdict(self, packet_id: int, accept: bool, mark: int | None = None) -> None:
-        """Let a packet go on, with another mark if given, or drop it."""
+    def verdict(self, packet_id: int, accept: bool) -> None:
+        """Let a packet go on, or drop it."""
         message = self._verdict
-        if mark is not None:
-            message = self._marked
-            _pack_mark(message, _MARK_AT, mark)
         _pack_verdict(message, _VERDICT_AT, _ACCEPT if accept else _DROP, packet_id)
         if not self._channel.tell(message):
             self.unheard += 1

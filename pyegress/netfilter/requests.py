@@ -18,7 +18,7 @@ COPY_BYTES = 512
 # linux/netfilter/nfnetlink_log.h, nfnetlink_queue.h
 _LOG_CONFIG = 1
 _QUEUE_CONFIG = 2
-_BIND = 1
+_BIND, _UNBIND = 1, 2
 _COPY_PACKET = 2
 _LOG_SEQUENCE = 1
 _FAIL_OPEN, _GSO, _UID_GID = 1, 4, 8
@@ -75,6 +75,11 @@ def bind_log(group: int, sequence: int) -> bytes:
     )
 
 
+def unbind_log(group: int) -> bytes:
+    """Log no more packets here; what was logged before can still be read."""
+    return _encoded(_LogConfig(), NFNL_SUBSYS_ULOG << 8 | _LOG_CONFIG, group, 0, ("CMD", _UNBIND))
+
+
 def bind_queue(number: int, sequence: int, length: int, fail_open: bool) -> bytes:
     """Hand the queue's packets to us; what finds it full is dropped, or let through with `fail_open`."""
     return _queue_config(
@@ -115,8 +120,9 @@ def _queue_config(number: int, sequence: int, *attributes: tuple[str, Any]) -> b
 def _encoded(
     message: nfgen_msg, kind: int, number: int, sequence: int, *attributes: tuple[str, Any]
 ) -> bytes:
+    """A request; sequence 0: one that wants no answer."""
     message["header"]["type"] = kind
-    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
+    message["header"]["flags"] = NLM_F_REQUEST | (NLM_F_ACK if sequence else 0)
     message["header"]["sequence_number"] = sequence
     message["res_id"] = number
     message["attrs"] = [(message.prefix + name, value) for name, value in attributes]

@@ -7,11 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pyegress.errors import InputError
+from pyegress.inputs import nflog
+from pyegress.losses import Losses
+from pyegress.netfilter.log import LogGroup
+from pyegress.plugin import Context
 from tests.island import FAR_4, FAR_6, LOCAL_4, Audit, Island, fields, island
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -247,6 +253,37 @@ def test_full_buffer_is_counted_and_capture_goes_on(netns: Island) -> None:
     assert len(lost) == 1
     assert len(found) + lost[0] == 2001
     assert ("tcp", FAR_4, "443", "b") in destinations(found)
+
+
+def test_what_waits_at_the_stop_is_reported(netns: Island) -> None:
+    """More than is taken at a time, and what no later packet tells of is lost by count."""
+    with netns.audit(*QUIET, "-I", "nflog:buffer:4M", "-I", "nflog:window:1h") as audit:
+        audit.process.send_signal(signal.SIGSTOP)
+        bursts = [word for port in range(1, 21) for word in ("burst", FAR_4, port)]
+        with netns.client("a", *bursts):
+            audit.process.send_signal(signal.SIGINT)
+            audit.process.send_signal(signal.SIGCONT)
+            done = audit.wait()
+    lost = [int(line.split()[2]) for line in done.err if "could not deliver" in line]
+    arrived = sum(int(connection["count"]) for connection in fields(done.out))
+    assert arrived > 2048
+    assert len(lost) == 1
+    assert arrived + lost[0] == 20_000
+
+
+def test_nothing_is_left_of_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for processes has ended when the group can't be had."""
+
+    def refused(group: int, buffer_bytes: int) -> LogGroup:
+        raise InputError("in use")
+
+    monkeypatch.setattr(nflog, "LogGroup", refused)
+    made = nflog.Nflog(nflog.NflogOptions())
+    with pytest.raises(InputError, match="in use"):
+        made.open(Context(losses=Losses(), notice=pytest.fail, debug=pytest.fail))
+    assert "process search" in {thread.name for thread in threading.enumerate()}
+    made.close()
+    assert "process search" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_hostile_name(netns: Island) -> None:

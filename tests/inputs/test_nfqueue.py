@@ -7,12 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from pyegress.errors import InputError, UsageError
+from pyegress.inputs import nfqueue
+from pyegress.losses import Losses
+from pyegress.options import Queues
+from pyegress.plugin import Context
 from tests.island import Audit, Island, fields, island
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -20,7 +26,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 HERE_4, HERE_6 = "192.0.2.7", "2001:db8::7"
 """Addresses of the namespace itself, where somebody listens on PORT: what passes is answered."""
 PORT, OTHER = 443, 444
-QUIET = ("-o", "logfmt", "-i", "nfqueue", "-I", "nfqueue:quiet:true", "-I", "nfqueue:queue:7")
+# A loaded machine may need longer than the default of the time-out.
+UNHURRIED = ("-i", "nfqueue", "-I", "nfqueue:queue:7", "-I", "nfqueue:timeout:30s")
+QUIET = ("-o", "logfmt", *UNHURRIED, "-I", "nfqueue:quiet:true")
 QUEUE_NEW = ("OUTPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", "7")
 # Connects, waits for an answer or an error for as long as it takes, and says which.
 CONNECT = """
@@ -66,6 +74,12 @@ def connect(netns: Island, name: str, *where: str | int, patience_s: float = 30)
     """What a program of that name gets from each connect."""
     waits = f"{patience_s}\n" * (len(where) // 2)
     return netns.run(sys.executable, "-c", CONNECT, name, *where, text=waits).split()
+
+
+def program(netns: Island, code: str) -> subprocess.Popen[str]:
+    """Python code at work inside, by its stdin and stdout."""
+    command = netns.inside(sys.executable, "-c", code)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def options(*given: str) -> list[str]:
@@ -201,6 +215,127 @@ def test_queue_in_use_is_an_error_at_start(netns: Island) -> None:
         assert len(records(audit)) == 1
 
 
+def test_nothing_is_left_of_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the second queue can't be had, the first is let go of, and the search for processes has ended."""
+    closed = []
+
+    class OneQueue:
+        def __init__(self, number: int, *given: object) -> None:
+            self.number = number
+            if number > 5:
+                raise InputError("in use")
+
+        def close(self) -> None:
+            closed.append(self.number)
+
+    monkeypatch.setattr(nfqueue, "Queue", OneQueue)
+    made = nfqueue.Nfqueue(nfqueue.NfqueueOptions(queue=Queues(5, 6), default="reject"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(InputError, match="in use"):
+        made.open(Context(losses=Losses(), notice=pytest.fail, debug=pytest.fail))
+    made.close()
+    assert closed == [5]
+    assert "process search" not in {thread.name for thread in threading.enumerate()}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_too_many_queues_are_a_usage_error() -> None:
+    """Nobody has so many CPUs, and each costs a socket."""
+    with pytest.raises(UsageError, match="at most 256 queues"):
+        nfqueue.Nfqueue(nfqueue.NfqueueOptions(queue=Queues(0, 256)))
+
+
+def test_rules_that_stop_nothing_are_said(netns: Island) -> None:
+    """Whoever allows something thinks that the rest is stopped; the default lets it through."""
+    with netns.audit(*options("allow-comm:curl")) as audit:
+        assert any("nothing is stopped" in line for line in audit.stop().err)
+    with netns.audit(*QUIET) as audit:
+        assert not any("nothing is stopped" in line for line in audit.stop().err)
+
+
+def test_other_verdict_on_a_syn_sent_again_is_recorded(netns: Island) -> None:
+    """A program that takes an allowed name between them gets through, and no record says otherwise."""
+    code = """
+import select, socket
+from pathlib import Path
+name = Path("/proc/self/comm")
+name.write_text("evil")
+made = socket.socket()
+made.setblocking(False)
+made.connect_ex(("192.0.2.7", 443))
+input()
+name.write_text("curl")
+select.select([], [made], [])
+"""
+    given = ("-I", "nfqueue:allow-comm:curl", "-I", "nfqueue:default:drop")
+    with netns.audit("-o", "logfmt", *UNHURRIED, *given) as audit:
+        with program(netns, code) as sender:
+            assert audit.process.stderr is not None
+            assert any("(drop)" in line for line in iter(audit.process.stderr.readline, ""))
+            sender.communicate("\n")
+        found = records(audit)
+    assert found == [("evil", HERE_4, "443", "drop"), ("curl", HERE_4, "443", "accept")]
+
+
+def test_inbound_connections_are_not_reported(netns: Island) -> None:
+    """A rule in INPUT is said to be wrong; its packets get the default."""
+    netns.run("iptables", "-F")
+    netns.run("iptables", "-A", "INPUT", *QUEUE_NEW[1:])
+    with netns.audit(*QUIET) as audit:
+        assert connect(netns, "a", HERE_4, PORT) == ["accepted"]
+        assert records(audit) == []
+    assert sum("queues PREROUTING or INPUT" in line for line in audit.done.err) == 1
+
+
+def test_mark_of_refusals_opens_no_door(netns: Island) -> None:
+    """Whoever may set marks is judged all the same."""
+    code = CONNECT.replace(
+        "    made.settimeout", "    made.setsockopt(1, 36, 0x70796567)\n    made.settimeout"
+    )
+    with netns.audit(*options("default:reject")) as audit:
+        found = netns.run(sys.executable, "-c", code, "a", HERE_4, str(PORT), text="30\n")
+        assert found == "ECONNREFUSED\n"
+        assert records(audit) == [("a", HERE_4, "443", "reject")]
+
+
+def test_connection_from_before_the_start_works_to_its_end(netns: Island) -> None:
+    """With rules that ask about each packet: what is allowed goes on, and its end arrives although nobody has it."""
+    server = """
+import socket
+made = socket.create_server(("", 500))
+print("ready", flush=True)
+peer = made.accept()[0]
+peer.settimeout(30)
+while got := peer.recv(10):
+    print(got.decode(), flush=True)
+print("end", flush=True)
+"""
+    client = """
+import socket
+from pathlib import Path
+Path("/proc/self/comm").write_text("curl")
+made = socket.create_connection(("192.0.2.7", 500))
+print("there", flush=True)
+input()
+made.send(b"more")
+input()
+"""
+    netns.run("iptables", "-F")
+    with program(netns, server) as far:
+        assert far.stdout is not None and far.stdout.readline() == "ready\n"
+        near = program(netns, client)
+        assert near.stdin is not None and near.stdout is not None and near.stdout.readline() == "there\n"
+        netns.run("iptables", "-A", "OUTPUT", "-p", "tcp", "--dport", "500", *QUEUE_NEW[5:])
+        with netns.audit(*options("allow-comm:curl", "default:drop")) as audit:
+            near.stdin.write("\n")
+            near.stdin.flush()
+            assert far.stdout.readline() == "more\n"
+            near.kill()
+            near.communicate()
+            assert far.stdout.readline() == "end\n"
+            assert records(audit) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_pending_packets_have_a_verdict_at_the_end(netns: Island, number: signal.Signals) -> None:
     """What waits when the signal comes is let through, and seen."""
@@ -279,7 +414,8 @@ def test_hostile_name_has_its_verdict(netns: Island) -> None:
 
 def test_what_nobody_can_be_asked_about_in_time_has_the_default(netns: Island) -> None:
     """With no time at all to look in all of /proc, an unknown process isn't waited for."""
-    with netns.audit(*options("timeout:1ms", "default:accept")) as audit:
+    hurried = [word.replace("30s", "1ms") for word in QUIET]
+    with netns.audit(*hurried, "-I", "nfqueue:default:accept") as audit:
         assert connect(netns, "a", HERE_4, PORT) == ["accepted"]
         assert audit.stop().code == 0
 

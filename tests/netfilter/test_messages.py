@@ -18,6 +18,8 @@ from pyegress.netfilter.messages import (
     Logged,
     QueueBatch,
     Queued,
+    is_of_this_host,
+    may_leave,
     parse_logged,
     parse_queued,
 )
@@ -227,3 +229,21 @@ def test_many_at_random() -> None:
             packets, malformed = parse(message(kind, *attributes))
             assert len(packets) <= 1
             assert malformed <= 1
+
+
+@pytest.mark.parametrize(
+    ("hook", "uid", "leaves", "ours"),
+    [
+        (0, None, False, True),
+        (1, None, False, True),
+        (2, None, True, False),
+        (3, None, True, True),
+        (4, None, True, False),
+        (4, 0, True, True),
+        (None, None, True, True),
+    ],
+)
+def test_what_the_hook_tells(hook: int | None, uid: int | None, leaves: bool, ours: bool) -> None:
+    """Nothing leaves by PREROUTING and INPUT; of this host is what isn't forwarded."""
+    packet = Logged(AF_INET, b"", None, uid, None, hook, None, None, None, None, None)
+    assert (may_leave(packet), is_of_this_host(packet)) == (leaves, ours)

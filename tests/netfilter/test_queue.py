@@ -118,20 +118,6 @@ def test_accept_and_drop(wire: Wire) -> None:
     assert (queue.unseen, queue.overruns, queue.malformed, queue.unheard) == (0, 0, 0, 0)
 
 
-def test_verdict_with_a_mark(wire: Wire) -> None:
-    """The packet goes on with it, and the next one without."""
-    enqueue()
-    for mark in (0, 7):
-        run(f"iptables -A INPUT -p udp -m mark --mark {mark}")
-    with bound() as queue:
-        for text, new_mark in ((b"a", 7), (b"b", None)):
-            wire.send(text)
-            queue.verdict(queue.receive()[0].packet_id, True, new_mark)
-        assert wire.arrived() == [b"a", b"b"]
-    rules = run("iptables -L INPUT -vnx").splitlines()[2:]
-    assert [rule.split()[0] for rule in rules] == ["1", "1"]
-
-
 def test_mark_of_the_sender_is_told() -> None:
     """So that pyegress knows its own refusals."""
     enqueue()

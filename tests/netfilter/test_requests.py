@@ -14,12 +14,14 @@ from pyegress.netfilter import requests
 REQUEST_ACK = 5
 
 
-def message(kind: int, number: int, sequence: int, *attributes: tuple[int, bytes]) -> bytes:
+def message(
+    kind: int, number: int, sequence: int, *attributes: tuple[int, bytes], flags: int = REQUEST_ACK
+) -> bytes:
     """A request of these attributes."""
     body = struct.pack("!BBH", 0, 0, number)
     for name, value in attributes:
         body += struct.pack("=HH", 4 + len(value), name) + value + bytes(-len(value) % 4)
-    return struct.pack("=IHHII", 16 + len(body), kind, REQUEST_ACK, sequence, 0) + body
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0) + body
 
 
 def big(value: int) -> bytes:
@@ -39,6 +41,11 @@ def test_log() -> None:
         (5, big(1)),
         (6, b"\0\x01"),
     )
+
+
+def test_no_more_log() -> None:
+    """Its answer would take room from the last packets."""
+    assert requests.unbind_log(300) == message(0x401, 300, 0, (1, b"\x02"), flags=1)
 
 
 @pytest.mark.parametrize("fail_open", [False, True])
