@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -345,7 +346,9 @@ def _scalar(bare: Any, named: str | None) -> _Scalar:
 def _choice(values: dict[str, Any]) -> _Scalar:
     def read(text: str) -> Any:
         if text not in values:
-            raise ValueError(f"must be one of {', '.join(values)}; {nearest(text, values)}")
+            near = get_close_matches(text, values, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"must be one of {', '.join(values)}{hint}")
         return values[text]
 
     return _Scalar("|".join(values), read, lambda value: str(getattr(value, "value", value)))
