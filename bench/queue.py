@@ -8,9 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from bench import Table
+from bench import Table, cpu_s
 from tests.island import FAR_4, LOCAL_4, Island, island
 
 PROCESSES = 500
@@ -91,9 +90,9 @@ def measure(quick: bool) -> Table:
         )
         with netns.audit(*options) as audit:
             asked = _connect(netns, connects)
-            before = _cpu_s(audit.process.pid)
+            before = cpu_s(audit.process.pid)
             netns.python(_SEND, FAR_4, burst)
-            spent = _cpu_s(audit.process.pid) - before
+            spent = cpu_s(audit.process.pid) - before
             done = audit.stop()
     if f"pyegress: {connects + burst} connections" not in done.err:
         raise RuntimeError(f"queue: not all {connects + burst} connections were seen: {done.err}")
@@ -116,11 +115,6 @@ def _connect(netns: Island, connects: int) -> tuple[int, int]:
 
 def _us(times_ns: tuple[int, int]) -> tuple[str, str]:
     return f"{times_ns[0] / 1000:,.0f}", f"{times_ns[1] / 1000:,.0f}"
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import time
-from pathlib import Path
 from threading import Thread
 
-from bench import Table
+from bench import Table, cpu_s
 from bench.process import LIMIT_S, started
 from tests import traffic
 
@@ -46,11 +44,11 @@ def measure(quick: bool) -> Table:
 
         reader = Thread(target=collect)
         reader.start()
-        before = _cpu_s(process.pid)
+        before = cpu_s(process.pid)
         start = time.perf_counter()
         done = subprocess.run([traffic.traffic(), *line], capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - start
-        spent = _cpu_s(process.pid) - before
+        spent = cpu_s(process.pid) - before
         process.terminate()
         process.wait(LIMIT_S)
         reader.join(LIMIT_S)
@@ -63,9 +61,3 @@ def measure(quick: bool) -> Table:
             ("CPU time of pyegress for each", f"{spent / sent * 1e6:,.0f} us"),
         ],
     )
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time so far, proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

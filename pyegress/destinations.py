@@ -15,10 +15,10 @@ from msgspec import Meta
 from pyegress.losses import Losses
 from pyegress.options import Cidr, DurationNs, Ports
 from pyegress.plugin import Options
-from pyegress.prefixes import LongestPrefix, Network, Verdict, table
+from pyegress.prefixes import LongestPrefix, Network, Verdict, in_networks, table
 
-_LOOPBACK = LongestPrefix({ip_network(text): Verdict(0, True, False) for text in ("127.0.0.0/8", "::1/128")})
-_PROTOCOLS = {"tcp": 6, "udp": 17}
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}
+"""Of those that options name."""
 T = TypeVar("T", Network, Ports)
 
 
@@ -57,7 +57,7 @@ class DestinationFilters:
             self._number("ignore-port", "port", options.ignore_port),
             self._number("only-port", "port", options.only_port),
         )
-        self.protocols: frozenset[int] = frozenset(_PROTOCOLS[name] for name in options.protocol)
+        self.protocols: frozenset[int] = frozenset(PROTOCOL_NUMBERS[name] for name in options.protocol)
         """Those to report; empty: all."""
         self._longest = LongestPrefix(self.cidrs)
         self.hits: list[int] = [0] * len(self._labels)
@@ -118,9 +118,8 @@ class DestinationFilters:
         return numbered
 
 
-def is_loopback(address: bytes) -> bool:
-    """Whether 16 bytes (IPv4 as ::ffff:a.b.c.d) are in 127.0.0.0/8 or ::1."""
-    return _LOOPBACK.find(address) is not None
+is_loopback = in_networks((ip_network("127.0.0.0/8"), ip_network("::1/128")))
+"""Whether 16 bytes (IPv4 as ::ffff:a.b.c.d) are in 127.0.0.0/8 or ::1."""
 
 
 def put_rule(losses: Losses, source: str, label: str, hits: int) -> None:

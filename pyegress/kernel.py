@@ -7,7 +7,9 @@ import errno
 import os
 import re
 import resource
+from functools import lru_cache
 from pathlib import Path
+from socket import if_indextoname
 
 NEEDED = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _CAP_SYS_ADMIN = 21
@@ -79,6 +81,15 @@ def has_cgroup_v1() -> bool:
     except OSError:
         return False
     return any(line.split()[1] != "0" for line in lines if line.startswith(("pids\t", "memory\t")))
+
+
+@lru_cache(maxsize=256)
+def interface_name(index: int) -> str | None:
+    """Name of an interface of this network namespace."""
+    try:
+        return if_indextoname(index)
+    except OSError:
+        return None
 
 
 def in_initial_user_namespace() -> bool:

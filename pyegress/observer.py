@@ -12,9 +12,11 @@ from typing import Any
 
 from pyegress.attribute.lookup import Answer, Lookup
 from pyegress.attribute.searcher import Searcher
+from pyegress.decode.packet import Packet
 from pyegress.escape import display
 from pyegress.filters import FilterOptions
 from pyegress.kernel import cgroup2_root, may_trace_others
+from pyegress.netfilter.messages import Logged, Queued, is_of_this_host
 from pyegress.packets import PacketFlows, Sighting
 from pyegress.plugin import Batch, Context
 from pyegress.record import Connection
@@ -104,14 +106,34 @@ class Observer:
             self._batch.append(record)
 
 
-def open_searcher(hook: str, context: Context) -> Searcher[Any]:
-    """Look-ups for an input; raises UnsupportedError where the kernel doesn't tell of sockets."""
+def once_each(hook: str, context: Context) -> Callable[[str], None]:
+    """Notices of an input, each text of which is said once."""
     said: set[str] = set()
 
     def say(text: str) -> None:
         if text not in said:
             said.add(text)
             context.notice(f"{hook}: {text}")
+
+    return say
+
+
+def sighting_of(message: Logged | Queued, packet: Packet, clock_ns: int, now_ns: int) -> Sighting:
+    """A packet with what netfilter told of it."""
+    return Sighting(
+        packet,
+        message.ts_ns or now_ns,
+        clock_ns,
+        message.outdev or 0,
+        message.uid,
+        message.gid,
+        is_of_this_host(message),
+    )
+
+
+def open_searcher(hook: str, context: Context) -> Searcher[Any]:
+    """Look-ups for an input; raises UnsupportedError where the kernel doesn't tell of sockets."""
+    say = once_each(hook, context)
 
     def forbidden() -> None:
         if not may_trace_others():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import lru_cache
-from socket import if_indextoname
 from typing import NamedTuple
 
 import msgspec
@@ -21,6 +20,7 @@ from pyegress.decode.event import PROTOCOLS
 from pyegress.decode.packet import ACK, SYN, Packet
 from pyegress.destinations import DestinationFilters, put_rule
 from pyegress.filters import FilterOptions, ProcessFilters
+from pyegress.kernel import interface_name
 from pyegress.losses import Losses
 from pyegress.record import Connection, Process
 
@@ -75,7 +75,7 @@ class _Flow(msgspec.Struct):
     hidden_by: int | None
     last: Connection
     more: int = 0
-    """Packets since it was last reported."""
+    """Packets since it was last reported; of a hidden one none are kept."""
     last_ts: int = 0
 
 
@@ -181,7 +181,7 @@ class PacketFlows:
         ended = [key for key, flow in self._flows.items() if clock_ns is None or flow.until_ns <= clock_ns]
         for key in ended:
             flow = self._flows.pop(key)
-            if flow.more and flow.hidden_by is None:
+            if flow.more:
                 found.append(_rest(flow))
         if clock_ns is None:
             self._checked.clear()
@@ -218,7 +218,7 @@ class PacketFlows:
         self._flows.pop(key, None)
         if len(self._flows) >= self._capacity:
             _, oldest = self._flows.popitem(last=False)
-            if oldest.more and oldest.hidden_by is None:
+            if oldest.more:
                 self._due.append(_rest(oldest))
             # What still refers to it must not count there.
             oldest.until_ns = 0
@@ -278,15 +278,6 @@ class PacketFlows:
             attribution=attribution,
             verdict=verdict,
         )
-
-
-@lru_cache(maxsize=256)
-def interface_name(index: int) -> str | None:
-    """Name of an interface of this network namespace."""
-    try:
-        return if_indextoname(index)
-    except OSError:
-        return None
 
 
 @lru_cache(maxsize=4096)

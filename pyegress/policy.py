@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple, TypeVar
 from msgspec import Meta
 
 from pyegress import options, policyfile
+from pyegress.destinations import PROTOCOL_NUMBERS
 from pyegress.errors import UsageError
 from pyegress.escape import display
 from pyegress.filters import FilterOptions
@@ -19,11 +20,10 @@ from pyegress.losses import Losses
 from pyegress.options import Cidr, Ports
 from pyegress.patterns import KINDS, Test, read
 from pyegress.policyfile import Default, Group
-from pyegress.prefixes import LongestPrefix, table
+from pyegress.prefixes import in_networks
 from pyegress.record import Process
 
 CACHED_PROCESSES = 16384
-_PROTOCOLS = {"tcp": 6, "udp": 17}
 _OPTION_KINDS = ("comm", "exe", "cmdline", "parent", "user", "unit")
 _PAST = {"accept": "accepted", "drop": "dropped", "reject": "rejected"}
 _Value = TypeVar("_Value")
@@ -84,7 +84,7 @@ class _Destination(NamedTuple):
 
     protocols: frozenset[int]
     ports: Sequence[Ports]
-    networks: LongestPrefix | None
+    is_inside: Callable[[bytes], bool] | None
 
     def holds(self, protocol: int, dest: bytes, dport: int | None) -> bool:
         """Whether all parts hold."""
@@ -94,7 +94,7 @@ class _Destination(NamedTuple):
                 not self.ports
                 or (dport is not None and any(at.first <= dport <= at.last for at in self.ports))
             )
-            and (self.networks is None or self.networks.find(dest) is not None)
+            and (self.is_inside is None or self.is_inside(dest))
         )
 
 
@@ -203,9 +203,9 @@ def _destination(
     protocols: Iterable[str] = (), ports: Sequence[Ports] = (), networks: Sequence[Cidr] = ()
 ) -> _Destination:
     return _Destination(
-        frozenset(_PROTOCOLS[name] for name in protocols),
+        frozenset(PROTOCOL_NUMBERS[name] for name in protocols),
         ports,
-        LongestPrefix(table([(0, network) for network in networks], [])) if networks else None,
+        in_networks(networks) if networks else None,
     )
 
 

@@ -84,7 +84,7 @@ class LongestPrefix:
         return None
 
 
-def in_networks(networks: tuple[Network, ...]) -> Callable[[bytes], bool]:
+def in_networks(networks: Iterable[Network]) -> Callable[[bytes], bool]:
     """Whether 16 bytes are an address in one of these networks."""
     table = LongestPrefix({network: Verdict(0, True, False) for network in networks})
     return lambda address: table.find(address) is not None

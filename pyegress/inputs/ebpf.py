@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +18,7 @@ from pyegress.decode.event import EventDecoder
 from pyegress.destinations import DestinationFilters, put_rule
 from pyegress.errors import InputError, UnsupportedError
 from pyegress.filters import FilterOptions, ProcessFilters
-from pyegress.kernel import cgroup2_root, may_trace_others
+from pyegress.kernel import cgroup2_root, interface_name, may_trace_others
 from pyegress.options import SizeBytes
 from pyegress.plugin import Batch, Context, Input
 from pyegress.prefixes import Verdict
@@ -91,7 +89,7 @@ class Ebpf(Input):
         )
         self._details = DetailsDecoder(session.ffi)
         self._decoder = EventDecoder(
-            session.ffi, self._table.resolve, Path("/proc/self/ns/net").stat().st_ino, _ifname
+            session.ffi, self._table.resolve, Path("/proc/self/ns/net").stat().st_ino, interface_name
         )
         self._hide_cgroups()
 
@@ -280,14 +278,6 @@ class Ebpf(Input):
 
 def _moved(verdict: Verdict, first: int) -> Verdict:
     return verdict._replace(rule=first + verdict.rule)
-
-
-@lru_cache(maxsize=256)
-def _ifname(index: int) -> str | None:
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return None
 
 
 def _boot_ns() -> int:

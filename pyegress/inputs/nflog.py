@@ -14,10 +14,9 @@ from pyegress.decode.packet import PacketDecoder, Unreadable
 from pyegress.errors import InputError
 from pyegress.filters import FilterOptions
 from pyegress.netfilter.log import LogGroup
-from pyegress.netfilter.messages import Logged, is_of_this_host, may_leave
-from pyegress.observer import Observer
+from pyegress.netfilter.messages import Logged, may_leave
+from pyegress.observer import Observer, once_each, sighting_of
 from pyegress.options import SizeBytes
-from pyegress.packets import Sighting
 from pyegress.plugin import Batch, Context, Input
 
 _IPV4_IPV6 = (2, 10)
@@ -47,11 +46,11 @@ class Nflog(Input):
         self._group: LogGroup | None = None
         self._observer: Observer | None = None
         self._stopping = False
-        self._noticed: set[str] = set()
 
     def open(self, context: Context) -> None:
         """Bind the group; raises UnsupportedError or InputError with the cause."""
         self._context = context
+        self._notice = once_each(self.name, context)
         self._decoder = PacketDecoder()
         # The group last: what is logged from then on waits for nothing.
         self._observer = Observer(self.name, self._options, context)
@@ -122,23 +121,8 @@ class Nflog(Input):
             if isinstance(packet, Unreadable):
                 self._unreadable(packet.value)
                 return
-            observer.see(
-                Sighting(
-                    packet,
-                    logged.ts_ns or now_ns,
-                    clock_ns,
-                    logged.outdev or 0,
-                    logged.uid,
-                    logged.gid,
-                    is_of_this_host(logged),
-                )
-            )
+            observer.see(sighting_of(logged, packet, clock_ns, now_ns))
 
     def _unreadable(self, why: str) -> None:
         self._context.losses.add("unreadable", f"nflog: packets {why}")
         self._notice(f"packets {why} are counted, not shown")
-
-    def _notice(self, text: str) -> None:
-        if text not in self._noticed:
-            self._noticed.add(text)
-            self._context.notice(f"nflog: {text}")

@@ -20,10 +20,10 @@ from pyegress.decode.packet import Packet, PacketDecoder, Unreadable
 from pyegress.destinations import is_loopback
 from pyegress.errors import InputError, UsageError
 from pyegress.escape import display
-from pyegress.netfilter.messages import Queued, is_of_this_host, may_leave
+from pyegress.netfilter.messages import Queued, may_leave
 from pyegress.netfilter.queue import Queue
 from pyegress.netfilter.refusal import MARK, Refuser
-from pyegress.observer import open_searcher
+from pyegress.observer import once_each, open_searcher, sighting_of
 from pyegress.options import DurationNs, Queues, SizeBytes
 from pyegress.packets import TCP, PacketFlows, Sighting
 from pyegress.plugin import Batch, Context, Input
@@ -106,12 +106,12 @@ class Nfqueue(Input):
         # Ordered, because taking the first of a plain dict passes over all that were taken before.
         self._verdicts: OrderedDict[bytes, str] = OrderedDict()
         self._batch: list[Connection] = []
-        self._noticed: set[str] = set()
         self._own_pid = os.getpid()
 
     def open(self, context: Context) -> None:
         """Bind every queue; raises UnsupportedError or InputError with the number of the one that can't be."""
         self._context = context
+        self._notice = once_each(self.name, context)
         options = self._options
         self._decoder = PacketDecoder()
         netns = Path("/proc/self/ns/net").stat().st_ino
@@ -250,15 +250,7 @@ class Nfqueue(Input):
         elif not self._flow.opens(packet) and (known := self._recall(packet.flow)) is not None:
             self._give(queue, queued, known)
         else:
-            sighting = Sighting(
-                packet,
-                queued.ts_ns or now_ns,
-                clock_ns,
-                queued.outdev or 0,
-                queued.uid,
-                queued.gid,
-                is_of_this_host(queued),
-            )
+            sighting = sighting_of(queued, packet, clock_ns, now_ns)
             self._asked += 1
             answer = self._search.ask(self._asked, sighting.query())
             if answer is not None:
@@ -341,11 +333,6 @@ class Nfqueue(Input):
         if verdict is not None:
             self._verdicts.move_to_end(flow)
         return verdict
-
-    def _notice(self, text: str) -> None:
-        if text not in self._noticed:
-            self._noticed.add(text)
-            self._context.notice(f"nfqueue: {text}")
 
 
 def _is_refusal(queued: Queued, packet: Packet) -> bool:

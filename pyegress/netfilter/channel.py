@@ -7,6 +7,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Self
 
 from pyegress.netfilter.holder import Kind, failure
 
@@ -44,6 +45,17 @@ class Channel:
             self._socket.close()
             raise failure(kind, number, error.errno or 0) from error
         self._socket.setblocking(False)
+
+    @classmethod
+    def bound(cls, kind: Kind, number: int, buffer_bytes: int, request: bytes) -> Self:
+        """One that is bound by a request of sequence 1, or closed again and the error raised."""
+        channel = cls(kind, number, buffer_bytes)
+        try:
+            channel.ask(request, 1)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
 
     @property
     def drops(self) -> int:

@@ -19,12 +19,7 @@ class LogGroup:
         self._gaps = Gaps(0)
         self.malformed = 0
         """Messages that could not be read."""
-        self._channel = Channel(LOG, group, buffer_bytes)
-        try:
-            self._channel.ask(requests.bind_log(group, 1), 1)
-        except BaseException:
-            self._channel.close()
-            raise
+        self._channel = Channel.bound(LOG, group, buffer_bytes, requests.bind_log(group, 1))
 
     @property
     def overruns(self) -> int:

@@ -54,13 +54,8 @@ class Queue:
         """Messages that could not be read."""
         self.unheard = 0
         """Verdicts that the kernel did not take."""
-        self._channel = Channel(QUEUE, number, buffer_bytes)
-        try:
-            limit = UNLIMITED if fail_open else length
-            self._channel.ask(requests.bind_queue(number, 1, limit, fail_open), 1)
-        except BaseException:
-            self._channel.close()
-            raise
+        request = requests.bind_queue(number, 1, UNLIMITED if fail_open else length, fail_open)
+        self._channel = Channel.bound(QUEUE, number, buffer_bytes, request)
 
     @property
     def overruns(self) -> int:
