@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench import Table, cpu_s
-from tests.island import FAR_4, LOCAL_4, Island, island
+from tests.island import FAR_4, LOCAL_4, Audit, Island, island
 
 PROCESSES = 500
 SOCKETS_EACH = 10
 CONNECTS = 2000
 BURST = 20_000
+BURSTS = 3
+"""The best one counts: what else runs on the machine can only slow one down."""
 PORT = 443
 _RULE = ("OUTPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", "7")
 _CROWD = """
@@ -66,7 +68,7 @@ for number in range(int(sys.argv[2])):
 
 def measure(quick: bool) -> Table:
     """Connects without and with a verdict, one after another and many at once."""
-    connects, burst = (CONNECTS // 4, BURST // 4) if quick else (CONNECTS, BURST)
+    connects, burst = (CONNECTS // 4, BURST // 2) if quick else (CONNECTS, BURST)
     with island() as netns, _crowd(netns):
         bare = _connect(netns, connects)
         netns.run("iptables", "-A", *_RULE)
@@ -90,15 +92,13 @@ def measure(quick: bool) -> Table:
         )
         with netns.audit(*options) as audit:
             asked = _connect(netns, connects)
-            before = cpu_s(audit.process.pid)
-            netns.python(_SEND, FAR_4, burst)
-            spent = cpu_s(audit.process.pid) - before
+            spent = min(_burst(netns, audit, burst) for _ in range(BURSTS))
             done = audit.stop()
-    if f"pyegress: {connects + burst} connections" not in done.err:
-        raise RuntimeError(f"queue: not all {connects + burst} connections were seen: {done.err}")
+    if f"pyegress: {connects + BURSTS * burst} connections" not in done.err:
+        raise RuntimeError(f"queue: not all {connects + BURSTS * burst} connections were seen: {done.err}")
     return Table(
         f"nfqueue with {PROCESSES} processes and {PROCESSES * SOCKETS_EACH:,} sockets, {connects:,} connects, "
-        f"then {burst:,} as fast as they go",
+        f"then {burst:,} as fast as they go (best of {BURSTS})",
         ("", "median us", "p99 us", "verdicts/s of CPU"),
         [
             ("bare connect", *_us(bare), ""),
@@ -111,6 +111,13 @@ def measure(quick: bool) -> Table:
 def _connect(netns: Island, connects: int) -> tuple[int, int]:
     median, p99 = netns.python(_CONNECT, LOCAL_4, PORT, connects).split()
     return int(median), int(p99)
+
+
+def _burst(netns: Island, audit: Audit, connects: int) -> float:
+    """CPU seconds of all its threads for so many verdicts."""
+    before = cpu_s(audit.process.pid)
+    netns.python(_SEND, FAR_4, connects)
+    return cpu_s(audit.process.pid) - before
 
 
 def _us(times_ns: tuple[int, int]) -> tuple[str, str]:

@@ -20,6 +20,9 @@ from pyegress.record import Process
 
 ANCESTORS = 8
 KEPT = 16384
+BUSY = 64
+"""Of so many processes, those asked for last, files are kept open."""
+_KEPT_OPEN = ("stat", "status", "cmdline", "cgroup")
 _NO_LOGIN = (1 << 32) - 1
 SOCK_DIAG = "sock_diag"
 PROC = "proc"
@@ -36,6 +39,33 @@ class _Shown(NamedTuple):
     cgroups: bytes | None
     exe: str | None
     """Where addresses aren't random, another program's arguments can be at the same one."""
+
+
+class _Files:
+    """What /proc tells of one process, kept open: read again for half of what opening it takes.
+
+    They stay those of that very process: once it has ended, reading fails, whoever has its number then.
+    """
+
+    __slots__ = ("_fds",)
+
+    def __init__(self, folder: str) -> None:
+        """Raises OSError where one can't be opened."""
+        self._fds: dict[str, int] = {}
+        try:
+            for name in _KEPT_OPEN:
+                self._fds[name] = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.close()
+            raise
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The start of a file; raises OSError."""
+        return os.pread(self._fds[name], limit, 0)
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])
 
 
 class Living:
@@ -59,16 +89,17 @@ class Living:
         self._capacity = kept
         self._lock = RLock()
         self._kept: OrderedDict[tuple[int, int], tuple[_Shown, Process]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], _Files] = OrderedDict()
         self._ancestors: dict[tuple[int, int, int], Process] = {}
         """By number, start, and how many levels of parents are kept above."""
 
     def process(self, pid: int, start_ns: int) -> Process | None:
         """The process with that number and start; None where it is no more."""
-        shown = self._shown(pid)
-        if shown is None or shown.stat.start_ns != start_ns:
-            return None
         key = pid, start_ns
         with self._lock:
+            shown = self._shown(pid, self._files_of(key))
+            if shown is None or shown.stat.start_ns != start_ns:
+                return None
             before = self._kept.pop(key, None)
             if before is None or before[0] != shown:
                 parent = before[1].parent if before else self._parent(pid, start_ns)
@@ -82,6 +113,27 @@ class Living:
             if len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
             return before[1]
+
+    def close(self) -> None:
+        """Let go of the files that are kept open."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def _files_of(self, key: tuple[int, int]) -> _Files | None:
+        """Those of a process that is asked for again."""
+        files = self._open.pop(key, None)
+        if files is None:
+            if key not in self._kept:
+                return None
+            try:
+                files = _Files(f"{self._root}/{key[0]}")
+            except OSError:
+                return None
+        self._open[key] = files
+        if len(self._open) > BUSY:
+            self._open.popitem(last=False)[1].close()
+        return files
 
     def _parent(self, pid: int, start_ns: int, levels: int = ANCESTORS) -> Process | None:
         """The parent of a process, as it was when first seen."""
@@ -104,31 +156,29 @@ class Living:
         after = self._stat(pid)
         return found if after and (after.parent, after.start_ns) == (stat.parent, start_ns) else None
 
-    def _stat(self, pid: int) -> Stat | None:
-        try:
-            return parse_stat(read_file(f"{self._root}/{pid}/stat"))
-        except OSError:
-            return None
+    def _stat(self, pid: int, files: _Files | None = None) -> Stat | None:
+        line = self._read(pid, "stat", 4096, files)
+        return None if line is None else parse_stat(line)
 
-    def _shown(self, pid: int) -> _Shown | None:
-        stat = self._stat(pid)
+    def _shown(self, pid: int, files: _Files | None = None) -> _Shown | None:
+        stat = self._stat(pid, files)
         if stat is None:
             return None
-        uid, gid = self._ids(pid)
+        uid, gid = self._ids(pid, files)
         return _Shown(
             stat._replace(state=b"", parent=0),
             uid,
             gid,
-            self._read(pid, "cmdline", ARGS_BYTES + 1),
-            self._read(pid, "cgroup", 65536),
+            self._read(pid, "cmdline", ARGS_BYTES + 1, files),
+            self._read(pid, "cgroup", 65536, files),
             None if stat.kernel else self._exe(pid),
         )
 
-    def _ids(self, pid: int) -> tuple[int | None, int | None]:
+    def _ids(self, pid: int, files: _Files | None) -> tuple[int | None, int | None]:
         """The real ones, as the kernel side tells them."""
-        status = self._read(pid, "status", 4096) or b""
+        status = self._read(pid, "status", 4096, files) or b""
         at = status.find(b"\nUid:\t")
-        fields = status[at : at + 200].split()
+        fields = status[at : at + 200].split(None, 9)
         # `Uid:`, its four, `Gid:`, its four.
         return (int(fields[1]), int(fields[6])) if at >= 0 and len(fields) > 6 else (None, None)
 
@@ -201,8 +251,8 @@ class Living:
             return None
         return int(target.partition("[")[2].rstrip("]"))
 
-    def _read(self, pid: int, name: str, limit: int) -> bytes | None:
+    def _read(self, pid: int, name: str, limit: int, files: _Files | None = None) -> bytes | None:
         try:
-            return read_file(f"{self._root}/{pid}/{name}", limit)
+            return files.read(name, limit) if files else read_file(f"{self._root}/{pid}/{name}", limit)
         except OSError:
             return None

@@ -104,6 +104,7 @@ class Lookup:
         """Look for nothing more."""
         self._sockets.close()
         self._owners.close()
+        self._living.close()
 
     def _candidates(self, query: Query) -> list[Socket] | Unknown:
         try:

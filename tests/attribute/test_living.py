@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyegress.attribute.containers import ContainerNames
-from pyegress.attribute.living import ANCESTORS, Living
+from pyegress.attribute.living import ANCESTORS, BUSY, Living
 from pyegress.attribute.procfs import ARGS_BYTES, TICK_NS, parse_stat
 from pyegress.record import Process
 from tests.attribute.acting import NOBODY, acting, ending, needs_root
@@ -338,6 +338,33 @@ class TestParts:
             fake.add(pid, parent=pid - 1 if pid % 10 else 1)
             assert living.process(pid, 100 * TICK_NS)
         assert (len(living._kept), len(living._ancestors) <= 5) == (5, True)
+
+
+class TestKeptOpen:
+    """Files of a process that is asked for again stay open."""
+
+    def test_changes_are_seen(self, living: Living) -> None:
+        """What they say is read anew each time, and nothing once the process has ended."""
+        with acting() as actor:
+            start_ns, first = start_of(actor.pid), shown(living, actor.pid)
+            assert all(shown(living, actor.pid) is first for _ in range(3))
+            for name in (b"one", b"two"):
+                actor.do(f"open('/proc/self/comm', 'wb').write({name!r})")
+                assert shown(living, actor.pid).comm == name.decode()
+        assert living.process(actor.pid, start_ns) is None
+
+    def test_bounded(self, fake: FakeProc) -> None:
+        """No more than for some processes, none after the end."""
+        before = len(os.listdir("/proc/self/fd"))
+        living = fake.living()
+        pids = range(10, 10 + 2 * BUSY)
+        for pid in pids:
+            fake.add(pid, cmdline="x", status="")
+        for _ in range(2):
+            assert all(living.process(pid, 100 * TICK_NS) for pid in pids)
+        assert len(os.listdir("/proc/self/fd")) - before == 4 * BUSY
+        living.close()
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 @needs_root
