@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from bench import Table
-from pyegress.attribute.lookup import Lookup, Query
+from pyegress.attribute.lookup import Found, Lookup, Query
 from pyegress.attribute.sockets import MAPPED
-from pyegress.record import Process
 
 PROCESSES = 500
 PAIRS = 5
@@ -103,7 +102,7 @@ def _row(name: str, lookup: Lookup, packets: Packets) -> tuple[str, ...]:
 
 
 def _check(found: object, pid: int) -> None:
-    if not isinstance(found, Process) or found.pid != pid:
+    if not isinstance(found, Found) or found.process.pid != pid:
         raise RuntimeError(f"lookup: {found} is not process {pid}")
 
 

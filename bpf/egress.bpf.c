@@ -45,7 +45,7 @@ int synthesize(struct bpf_raw_tracepoint_args *ctx)
 	set_v4(&dest, bpf_htonl(0xc0000200));
 	fill_process(&event.process);
 	know_process(&event.process);
-	fill_event(&event, &dest, 4026531840);
+	fill_event(&event, &dest, 0, 4026531840, false);
 	set_source(&event, bpf_htonl(0xc0000201), 0, 0);
 	for (int i = 0; i < 1024; i++) {
 		if ((__u64)i >= wanted)

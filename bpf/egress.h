@@ -24,6 +24,8 @@ enum egress_event_flags {
 	EGRESS_KERNEL_SOCKET = 2,
 };
 
+#define EGRESS_NO_OWNER ((__u32)-1) /* no user has that number */
+
 /* One program run by one process: a number is reused, a process runs another program. */
 struct egress_identity {
 	__u64 start_ns;
@@ -53,12 +55,13 @@ struct egress_event {
 	__u32 netns;
 	__u32 ifindex;
 	__s32 result;
+	__u32 socket_uid; /* that of the socket's file, or EGRESS_NO_OWNER */
 	__u16 sport;
 	__u16 dport;
 	__u8 family; /* 4 or 6 */
 	__u8 protocol;
-	__u8 flags;
-	__u8 pad;
+	__u16 flags;
+	__u32 pad;
 	__u8 saddr[EGRESS_ADDR_BYTES];
 	__u8 daddr[EGRESS_ADDR_BYTES];
 	__u8 thread_comm[EGRESS_COMM_BYTES]; /* empty for a main thread */

@@ -3,8 +3,24 @@
 #ifndef EMIT_BPF_H
 #define EMIT_BPF_H
 
-/* All but the process. */
-static __always_inline void fill_event(struct egress_event *event, const struct dest *dest, __u32 netns)
+static __always_inline __u32 netns_of(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+}
+
+/* Not the nearer sk_uid: firewalls compare the user of the socket's file, which a chown of it leaves as it was. */
+static __always_inline __u32 owner_of(struct sock *sk, bool typed)
+{
+	struct file *file = typed ? sk->sk_socket->file : BPF_CORE_READ(sk, sk_socket, file);
+
+	if (!file)
+		return EGRESS_NO_OWNER;
+	return typed ? file->f_cred->fsuid.val : BPF_CORE_READ(file, f_cred, fsuid.val);
+}
+
+/* All but process and source. `typed` is a constant at each caller: only fentry and fexit may load from a socket. */
+static __always_inline void fill_event(struct egress_event *event, const struct dest *dest, struct sock *sk,
+				       __u32 netns, bool typed)
 {
 	__u32 tid = dest->thread;
 
@@ -13,6 +29,7 @@ static __always_inline void fill_event(struct egress_event *event, const struct 
 	event->count = 1;
 	event->tid = tid;
 	event->netns = netns;
+	event->socket_uid = owner_of(sk, typed);
 	event->dport = bpf_ntohs(dest->port_be);
 	event->family = dest->family;
 	event->protocol = dest->protocol;
@@ -96,11 +113,8 @@ static __always_inline void fill_source_probed(struct egress_event *event, struc
 		BPF_CORE_READ_INTO((struct in6_addr *)event->saddr, sk, __sk_common.skc_v6_rcv_saddr);
 }
 
-/* `typed` is a constant at each caller; a cgroup hook has no socket to read from. */
 static __always_inline void fill_source(struct egress_event *event, struct sock *sk, bool typed)
 {
-	if (!sk)
-		return;
 	if (typed) {
 		fill_source_typed(event, sk);
 		mark_kernel_socket(event, sk, BPF_CORE_READ_BITFIELD(sk, sk_kern_sock));
@@ -203,7 +217,7 @@ static __always_inline int emit_each(struct sock *sk, const struct dest *dest, c
 	struct egress_event event;
 
 	event.process = *process;
-	fill_event(&event, dest, netns);
+	fill_event(&event, dest, sk, netns, typed);
 	fill_source(&event, sk, typed);
 	if (result <= 0) {
 		event.flags |= EGRESS_RESULT_KNOWN;
@@ -220,7 +234,7 @@ static __always_inline int emit_first(struct sock *sk, const struct dest *dest, 
 	struct egress_flow *flow;
 
 	fresh.event.process = *process;
-	fill_event(&fresh.event, dest, key->netns);
+	fill_event(&fresh.event, dest, sk, key->netns, typed);
 	fill_source(&fresh.event, sk, typed);
 	fresh.window_start_ns = fresh.last_ns = fresh.event.ts_ns;
 	fresh.seen = fresh.reported = 1;

@@ -3,11 +3,6 @@
 #ifndef HOOKS_TRACE_BPF_H
 #define HOOKS_TRACE_BPF_H
 
-static __always_inline __u32 netns_of(struct sock *sk)
-{
-	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-}
-
 /* A destination of :: is this host: ::1, or for a socket bound to a mapped address 127.0.0.1. */
 static __always_inline bool is_bound_to_v4(struct sock *sk)
 {
@@ -89,7 +84,7 @@ static __noinline int keep_pending(struct sock *sk, const struct dest *dest, con
 	__u64 thread = dest->thread;
 
 	event.process = *process;
-	fill_event(&event, dest, netns_of(sk));
+	fill_event(&event, dest, sk, netns_of(sk), false);
 	/* Kept as a number only, to find the socket again at return. */
 	*(__u64 *)event.saddr = (__u64)sk;
 	if (bpf_map_update_elem(&pending, &thread, &event, BPF_ANY))

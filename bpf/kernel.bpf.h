@@ -66,8 +66,13 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 };
 
+struct socket {
+	struct file *file;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct socket *sk_socket;
 	__u8 sk_kern_sock : 1;
 };
 
@@ -125,6 +130,7 @@ struct kernel_id {
 struct cred {
 	struct kernel_id uid;
 	struct kernel_id gid;
+	struct kernel_id fsuid;
 };
 
 struct qstr {
@@ -154,6 +160,7 @@ struct path {
 
 struct file {
 	struct path f_path;
+	const struct cred *f_cred;
 };
 
 struct mm_struct {

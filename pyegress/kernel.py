@@ -69,8 +69,10 @@ def cgroup2_root() -> Path | None:
         mount, _, kind = line.partition(b" - ")
         if kind.startswith(b"cgroup2 "):
             part, path = mount.split(b" ")[3:5]
-            if part == b"/":
-                return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), path)))
+            root = Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), path)))
+            # Another mount may lie over it.
+            if part == b"/" and (root / "cgroup.procs").exists():
+                return root
     return None
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pyegress.attribute.lookup import Answer, Query, Unknown
+from pyegress.attribute.lookup import Answer, Found, Query, Unknown
 from pyegress.attribute.names import user_name
 from pyegress.decode.address import Addresses
 from pyegress.decode.event import PROTOCOLS
@@ -22,6 +22,7 @@ from pyegress.destinations import DestinationFilters, put_rule
 from pyegress.filters import FilterOptions, ProcessFilters
 from pyegress.kernel import interface_name
 from pyegress.losses import Losses
+from pyegress.ownports import is_own
 from pyegress.record import Connection, Process
 
 TCP = 6
@@ -145,7 +146,7 @@ class PacketFlows:
         """The record to report; None where it is hidden or adds to a flow."""
         packet = sighting.packet
         process = self._process(sighting, answer)
-        if process is not None and process.pid is not None and process.pid == self._own_pid:
+        if self._is_own(process, sighting):
             return None
         hidden_by = self.processes.judge(process)
         if packet.protocol == TCP or not self._window_ns:
@@ -241,10 +242,17 @@ class PacketFlows:
             who = (process.pid, process.start_ns, process.name, process.uid)
         return (*who, packet.protocol, packet.dst, packet.dport, sighting.ifindex, verdict)
 
+    def _is_own(self, process: Process | None, sighting: Sighting) -> bool:
+        if self._own_pid is None:
+            return False
+        if process is None or process.pid is None:
+            return sighting.local and is_own(sighting.packet.sport)
+        return process.pid == self._own_pid
+
     def _process(self, sighting: Sighting, answer: Answer | None) -> Process | None:
-        if isinstance(answer, Process):
-            return answer
-        uid = sighting.uid if sighting.uid is not None or answer is None else answer.uid
+        if isinstance(answer, Found):
+            return answer.process
+        uid = _socket_uid(sighting, answer)
         if uid is None:
             return None
         reason = answer.reason if answer is not None else "not looked up"
@@ -276,8 +284,14 @@ class PacketFlows:
             ifname=ifname,
             process=process,
             attribution=attribution,
+            socket_uid=_socket_uid(sighting, answer),
             verdict=verdict,
         )
+
+
+def _socket_uid(sighting: Sighting, answer: Answer | None) -> int | None:
+    """As firewalls compare it, if netfilter tells; sock_diag's is another one after a chown of the socket."""
+    return sighting.uid if sighting.uid is not None or answer is None else answer.uid
 
 
 @lru_cache(maxsize=4096)

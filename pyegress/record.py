@@ -168,6 +168,8 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
     """Where the process comes from (`kernel`, `proc`, `sock_diag`), or why it isn't known; the user may be even so."""
     kernel_socket: bool = False
     """The kernel's own socket (NFS, CIFS), in the name of the process that asked for it."""
+    socket_uid: int | None = None
+    """Owner of the socket: what iptables' owner match and nft's `meta skuid` compare; None where it isn't known."""
     dest_names: tuple[str, ...] = ()
     verdict: str | None = None
     """What nfqueue did with it: accept, drop, reject."""

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pyegress.attribute.lookup import Unknown
+from pyegress.attribute.lookup import Answer, Found, Unknown
 from pyegress.decode.packet import ACK, SYN, Packet
 from pyegress.filters import FilterOptions
 from pyegress.losses import Losses
+from pyegress.ownports import reserve
 from pyegress.packets import PacketFlows, Sighting
 from pyegress.record import Connection, Process
 from tests.test_destinations import packed
@@ -65,13 +66,13 @@ class Flows:
         self.flows = PacketFlows("nflog", FilterOptions(**options), self.losses, own_pid)
 
     def see(
-        self, seen: Packet, answer: Process | Unknown | None = CURL, at: float = 1, **more: Any
+        self, seen: Packet, answer: Process | Answer | None = CURL, at: float = 1, **more: Any
     ) -> list[Connection]:
         """Take a packet whose process is `answer`."""
         found = sighting(seen, at, **more)
         if not self.flows.opens(seen) or not self.flows.wants(seen) or self.flows.is_repeat(found):
             return []
-        record = self.flows.connection(found, answer)
+        record = self.flows.connection(found, Found(answer) if isinstance(answer, Process) else answer)
         return [] if record is None else [record]
 
     def lines(self) -> list[str]:
@@ -103,6 +104,7 @@ def test_record_of_a_syn() -> None:
         src_port=40000,
         process=CURL,
         attribution="sock_diag",
+        socket_uid=0,
     )
 
 
@@ -183,10 +185,35 @@ def test_owner_is_known_where_the_process_is_not() -> None:
     assert record.attribution == "process gone"
 
 
+@pytest.mark.parametrize("answer", [Found(CURL, 5), Unknown("process gone", 5)])
+@pytest.mark.parametrize(("told", "owner"), [(None, 5), (0, 0), (6, 6)])
+def test_owner_of_the_socket(answer: Answer, told: int | None, owner: int) -> None:
+    """What netfilter tells comes before what the look-up found, which comes before nothing."""
+    (record,) = Flows().see(packet(), answer, uid=told)
+    assert record.socket_uid == owner
+
+
+@pytest.mark.parametrize("answer", [Found(CURL), GONE, None])
+def test_owner_that_is_not_known(answer: Answer | None) -> None:
+    """It is not the process' user, who may be another one."""
+    (record,) = Flows().see(packet(), answer)
+    assert record.socket_uid is None
+
+
 def test_own_connections_are_no_events() -> None:
     """Those of pyegress itself."""
     assert Flows(own_pid=7).see(packet(), CURL) == []
     assert len(Flows(own_pid=7).see(packet(), DIG)) == 1
+
+
+def test_own_connections_that_are_over_are_no_events() -> None:
+    """Their ports tell them where no process is found, in what this host sent and a capture at work saw."""
+    own = packet(sport=reserve())
+    assert Flows(own_pid=7).see(own, GONE) == []
+    assert Flows(own_pid=7).see(own, Unknown("process gone", 0, 0)) == []
+    assert len(Flows(own_pid=7).see(own, DIG)) == 1
+    assert len(Flows(own_pid=7).see(own, GONE, local=False)) == 1
+    assert len(Flows().see(own, GONE)) == 1
 
 
 def test_other_protocols_have_no_port() -> None:
@@ -232,5 +259,5 @@ def test_verdict_is_in_the_record_and_keeps_flows_apart() -> None:
     """The same flow with another verdict is another record."""
     flows = PacketFlows("nfqueue", FilterOptions(), Losses())
     seen = sighting(packet(protocol=UDP))
-    verdicts = [flows.connection(seen, CURL, verdict) for verdict in ("accept", "accept", "drop")]
+    verdicts = [flows.connection(seen, Found(CURL), verdict) for verdict in ("accept", "accept", "drop")]
     assert [record and record.verdict for record in verdicts] == ["accept", None, "drop"]

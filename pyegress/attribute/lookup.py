@@ -27,6 +27,13 @@ _MISSED = (FORBIDDEN, NOBODY, OTHER_NAMESPACE)
 """Where the socket is gone by now, that is the better reason."""
 
 
+class Found(NamedTuple):
+    """The process, and what the socket itself told."""
+
+    process: Process
+    uid: int | None = None
+
+
 class Unknown(NamedTuple):
     """Why the process is not known, and what the socket itself told."""
 
@@ -36,7 +43,7 @@ class Unknown(NamedTuple):
     cgroup_id: int | None = None
 
 
-Answer = Process | Unknown
+Answer = Found | Unknown
 
 
 class Lookup:
@@ -147,7 +154,7 @@ class Lookup:
             self._owners.holds(holder, one.inode) for one, holder in found if isinstance(holder, Holder)
         ):
             return Unknown(GONE, *_told(candidates))
-        return process
+        return Found(process, _told(candidates)[0])
 
 
 def _refused(query: Query) -> Unknown | None:

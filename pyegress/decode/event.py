@@ -20,6 +20,7 @@ EVENT_FIELDS = (
     "netns",
     "ifindex",
     "result",
+    "socket_uid",
     "sport",
     "dport",
     "family",
@@ -35,6 +36,8 @@ _PROCESSES_KEPT = 16384
 _THREADS_KEPT = 4096
 _RESULT_KNOWN = 1
 _KERNEL_SOCKET = 2
+_NO_OWNER = 0xFFFFFFFF
+"""EGRESS_NO_OWNER: a macro, which cffi doesn't know."""
 
 
 class _Protocols(dict[int, str]):
@@ -108,6 +111,7 @@ class EventDecoder:
             netns,
             ifindex,
             result,
+            socket_uid,
             sport,
             dport,
             family,
@@ -140,6 +144,7 @@ class EventDecoder:
                     threads[thread_comm],
                     process.attribution,
                     bool(flags & _KERNEL_SOCKET),
+                    None if socket_uid == _NO_OWNER else socket_uid,
                 )
             )
         return batch

@@ -44,8 +44,7 @@ class EbpfOptions(FilterOptions, frozen=True, kw_only=True):
     attach: Annotated[
         Literal["auto", "fentry", "kprobe", "cgroup"],
         _help(
-            "kind of hooks; auto takes the first that attaches, in this order; cgroup sees requests, not results, "
-            "and can't tell the kernel's own sockets"
+            "kind of hooks; auto takes the first that attaches, in this order; cgroup sees requests, not results"
         ),
     ] = "auto"
     ring: Annotated[SizeBytes, _help("ring buffer, rounded up to a power of two", ge=65536, le=1 << 30)] = (

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, NamedTuple
 from msgspec import Meta
 
 from pyegress import plugin
-from pyegress.attribute.lookup import Answer, Unknown
+from pyegress.attribute.lookup import Answer, Found, Unknown
 from pyegress.attribute.searcher import Searcher
 from pyegress.decode.packet import Packet, PacketDecoder, Unreadable
 from pyegress.destinations import is_loopback
@@ -28,7 +28,7 @@ from pyegress.options import DurationNs, Queues, SizeBytes
 from pyegress.packets import TCP, PacketFlows, Sighting
 from pyegress.plugin import Batch, Context, Input
 from pyegress.policy import Policy, PolicyOptions
-from pyegress.record import Connection, Process
+from pyegress.record import Connection
 
 IDLE_MS = 100
 SWEEP_NS = 1_000_000_000
@@ -289,7 +289,7 @@ class Nfqueue(Input):
             self._fail(waiting.queue, waiting.queued, error)
 
     def _decide(self, queue: Queue, queued: Queued, sighting: Sighting, answer: Answer) -> None:
-        process = answer if isinstance(answer, Process) else None
+        process = answer.process if isinstance(answer, Found) else None
         packet, flows = sighting.packet, self._flow
         if process is not None and process.pid == self._own_pid:
             queue.verdict(queued.packet_id, True)

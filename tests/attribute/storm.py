@@ -21,9 +21,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pyegress.attribute.lookup import Answer, Lookup, Query
+from pyegress.attribute.lookup import Answer, Found, Lookup, Query
 from pyegress.attribute.sockets import MAPPED
-from pyegress.record import Process
 from tests.attribute.scenes import HOST, SCENES, Scene
 
 KEPT = 40
@@ -119,7 +118,7 @@ class Storm:
         self.find(seen)
         (found,) = self._lookup.search([seen.query])
         self.judge("search", seen, found)
-        if len(seen.holders) == 1 and not isinstance(found, Process):
+        if len(seen.holders) == 1 and not isinstance(found, Found):
             self.wrong.append(f"search: {seen} was not found: {found}")
         self._going = [*self._going[-KEPT + 2 :], seen]
         for other in self._chance.choices(self._going, k=AGAIN):
@@ -133,12 +132,12 @@ class Storm:
         """Whether that may be said."""
         if found is None:
             self.counts[f"{how}: left open"] += 1
-        elif not isinstance(found, Process):
+        elif not isinstance(found, Found):
             self.counts[f"{how}: {found.reason}"] += 1
-        elif [found.pid] == seen.holders:
+        elif [found.process.pid] == seen.holders:
             self.counts[f"{how}: right"] += 1
         else:
-            self.wrong.append(f"{how}: {seen} is not {found.pid}")
+            self.wrong.append(f"{how}: {seen} is not {found.process.pid}")
 
     def search_beside(self) -> None:
         """In another thread, for all at a time."""

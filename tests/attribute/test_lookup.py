@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pyegress.attribute.lookup import GONE, NO_ANSWER, WITHOUT_PORTS, Lookup, Query, Unknown
+from pyegress.attribute.lookup import GONE, NO_ANSWER, WITHOUT_PORTS, Found, Lookup, Query, Unknown
 from pyegress.attribute.owners import AMBIGUOUS, FORBIDDEN, OTHER_NAMESPACE
-from pyegress.record import ATTRIBUTED, Process
+from pyegress.record import ATTRIBUTED
 from tests.attribute.acting import Actor, acting, ending, namespace, needs_root, packed, tcp, udp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +44,8 @@ def listener() -> Iterator[socket.socket]:
 def told(lookup: Lookup, query: Query) -> tuple[object, object]:
     """What `find` and `search` tell: a number, a reason or None."""
     return tuple(  # type: ignore[return-value]
-        answer.pid
-        if isinstance(answer, Process)
+        answer.process.pid
+        if isinstance(answer, Found)
         else answer.reason
         if isinstance(answer, Unknown)
         else answer
@@ -85,11 +85,13 @@ class TestFound:
             query = connected(actor, listener.getsockname())
             assert told(lookup, query)[1] == actor.pid
             found = lookup.find(query)
-            assert isinstance(found, Process)
-            assert found.attribution == "sock_diag"
-            assert found.attribution in ATTRIBUTED
-            assert (found.exe, found.uid) == (os.path.realpath(sys.executable), os.getuid())
-            assert lookup.find(query) is lookup.search([query])[0] is found
+            assert isinstance(found, Found)
+            process = found.process
+            assert process.attribution == "sock_diag"
+            assert process.attribution in ATTRIBUTED
+            assert (process.exe, process.uid) == (os.path.realpath(sys.executable), os.getuid())
+            again = lookup.find(query), lookup.search([query])[0]
+            assert all(isinstance(one, Found) and one.process is process for one in again)
 
     @pytest.mark.parametrize("connect", [None, NOWHERE, (V4, 10)], ids=["no", "there", "elsewhere"])
     def test_udp(self, lookup: Lookup, connect: object) -> None:
@@ -132,6 +134,16 @@ class TestFound:
                 assert told(lookup, query._replace(uid=65534))[1] == actor.pid
                 assert told(lookup, query._replace(uid=65533))[1] == AMBIGUOUS
 
+    @needs_root
+    def test_owner_of_the_socket(self, lookup: Lookup, listener: socket.socket) -> None:
+        """It stays who made it, whatever the process has become."""
+        with acting() as actor:
+            query = connected(actor, listener.getsockname())
+            actor.do("os.setuid(65534)")
+            (found,) = lookup.search([query])
+        assert isinstance(found, Found)
+        assert (found.process.pid, found.process.uid, found.uid) == (actor.pid, 65534, os.getuid())
+
     def test_many_at_once(self, lookup: Lookup, listener: socket.socket) -> None:
         """Each query has its own answer, in order."""
         with acting() as one, acting() as other:
@@ -142,7 +154,9 @@ class TestFound:
                 tcp((V4, 1), NOWHERE)._replace(protocol=1),
             ]
             found = lookup.search(queries)
-            assert [answer.pid if isinstance(answer, Process) else answer.reason for answer in found] == [
+            assert [
+                answer.process.pid if isinstance(answer, Found) else answer.reason for answer in found
+            ] == [
                 one.pid,
                 GONE,
                 other.pid,
@@ -163,7 +177,7 @@ class TestFound:
                     wrong.extend(
                         answer
                         for answer in lookup.search([query, own])
-                        if not isinstance(answer, Process) or answer.pid != actor.pid
+                        if not isinstance(answer, Found) or answer.process.pid != actor.pid
                     )
 
             thread = Thread(target=search)
@@ -172,7 +186,9 @@ class TestFound:
                 subprocess.run(["true"], check=True)
                 for asked in (query, own):
                     answer = lookup.find(asked)
-                    if answer is not None and (not isinstance(answer, Process) or answer.pid != actor.pid):
+                    if answer is not None and (
+                        not isinstance(answer, Found) or answer.process.pid != actor.pid
+                    ):
                         wrong.append(answer)
             thread.join()
         assert wrong == []
@@ -249,7 +265,7 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 told = []
 lookup = Lookup(lambda: False, lambda: told.append(1))
 found = lookup.search([Query(*{foreign}), Query(*{mine})])
-print(found[0].reason, found[0].uid, found[1].pid, bool(told), sep=",")
+print(found[0].reason, found[0].uid, found[1].process.pid, bool(told), sep=",")
 """
             done = subprocess.run(
                 [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
@@ -281,8 +297,8 @@ class TestForwarded:
             assert told(lookup, self.query()) == (None, actor.pid)
             assert told(lookup, self.query(7778)) == (None, GONE)
             (found,) = lookup.search([self.query()])
-            assert isinstance(found, Process)
-            assert found.netns == Path(f"/run/netns/{name}").stat().st_ino
+            assert isinstance(found, Found)
+            assert found.process.netns == Path(f"/run/netns/{name}").stat().st_ino
 
     def test_tcp(self, lookup: Lookup) -> None:
         """A connection inside of it, which a host process has too: that one isn't blamed."""

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pyegress.attribute.lookup import Answer, Query, Unknown
+from pyegress.attribute.lookup import Answer, Found, Query, Unknown
 from pyegress.attribute.searcher import Searcher
 from pyegress.record import Process
 
 PATIENCE = 30
-QUICK, SLOW = Process(pid=1), Process(pid=2)
+QUICK, SLOW = Found(Process(pid=1)), Found(Process(pid=2))
 
 
 def query(port: int) -> Query:

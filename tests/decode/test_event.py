@@ -36,6 +36,7 @@ EVENT: dict[str, Any] = {
     "netns": OWN_NETNS,
     "ifindex": 0,
     "result": 0,
+    "socket_uid": 21,
     "sport": 40000,
     "dport": 443,
     "family": 4,
@@ -109,6 +110,7 @@ def test_every_field() -> None:
         thread=None,
         attribution="kernel",
         kernel_socket=False,
+        socket_uid=21,
     )
 
 
@@ -136,6 +138,14 @@ def test_kernel_socket(flags: int) -> None:
     """The flag of the kernel's own socket is its own, whatever the other one says."""
     assert decode(flags=flags).kernel_socket is True
     assert decode(flags=flags & ~lib.EGRESS_KERNEL_SOCKET).kernel_socket is False
+
+
+@pytest.mark.parametrize(
+    ("stored", "owner"), [(0, 0), (65534, 65534), (0xFFFFFFFE, 0xFFFFFFFE), (0xFFFFFFFF, None)]
+)
+def test_owner_of_the_socket(stored: int, owner: int | None) -> None:
+    """Any user, root too; the number that no user has means that there is none."""
+    assert decode(socket_uid=stored).socket_uid == owner
 
 
 @pytest.mark.parametrize(

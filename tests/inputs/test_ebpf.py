@@ -25,7 +25,7 @@ from pyegress.options import parse
 from pyegress.plugin import Context
 from pyegress.record import Connection
 from pyegress.session import AttachError, Session, Settings
-from tests.kernel.observing import observe
+from tests.kernel.observing import child, observe
 from tests.traffic import short, traffic
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -107,7 +107,8 @@ def test_fields_of_a_connection(audit: Audits) -> None:
     assert before_ns - slack_ns < connection.ts < after_ns + slack_ns
     assert (connection.hook, connection.protocol, connection.ip_version) == ("ebpf", "udp", 4)
     assert (connection.dest_ip, connection.dest_port, connection.count) == ("198.18.0.1", PORT, 1)
-    assert (connection.src_ip, connection.src_port, connection.result) == (None, None, None)
+    assert (connection.src_ip, connection.src_port, connection.result) == (None, int(sent["sports"]), None)
+    assert (connection.socket_uid, connection.kernel_socket) == (0, False)
     assert (connection.tid, connection.attribution, connection.direction) == (
         int(sent["tid"]),
         "kernel",
@@ -119,6 +120,20 @@ def test_fields_of_a_connection(audit: Audits) -> None:
     assert (process.name, process.user, process.kernel) == ("a\udcffb", "root", False)
     assert process.parent
     assert process.parent.pid == os.getpid()
+
+
+@needs_root
+def test_owner_of_a_socket_is_who_made_it() -> None:
+    """A process that drops its rights goes on with root's socket, and makes another as who it is then."""
+    code = (
+        "import os, socket\n"
+        "sockets = [socket.socket(type=socket.SOCK_DGRAM)]\n"
+        "os.setuid(65534)\n"
+        "sockets.append(socket.socket(type=socket.SOCK_DGRAM))\n"
+        f"for one in sockets: one.sendto(b'', ('127.0.0.1', {PORT}))\n"
+    )
+    seen = child("cgroup", sys.executable, "-c", code, window=0, allow_loopback=True)
+    assert [(c.process.uid, c.socket_uid) for c in seen if c.process] == [(65534, 0), (65534, 65534)]
 
 
 @needs_root

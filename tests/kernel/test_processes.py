@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ all_kinds = pytest.mark.parametrize("kind", ["fentry", "kprobe", "cgroup"])
 kinds = pytest.mark.parametrize("kind", ["fentry", "cgroup"])
 """A kprobe runs the same code as fentry from the process on; cgroup hooks have helpers of their own."""
 
-V4 = "192.0.2.1"
+V4, V6 = "192.0.2.1", "2001:db8::1"
 STORM = 500
 
 
@@ -151,6 +152,45 @@ def test_user_changes_while_the_program_runs(kind: str) -> None:
     """Who drops rights is reported with those it has at each call."""
     seen, _ = made(kind, "setuid", V4, 7, 65534)
     assert [(c.dest_port, c.process.uid) for c in seen if c.process] == [(7, 0), (8, 65534)]
+
+
+DROPS_RIGHTS = f"""
+import os, socket
+made = [socket.socket(family, kind) for family in (socket.AF_INET, socket.AF_INET6) for kind in (1, 2)]
+os.fchown(made[1].fileno(), 1234, -1)
+os.setgid(65534)
+os.setuid(65534)
+made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+for port, one in enumerate(made, 7):
+    one.connect_ex(({V4!r} if one.family == socket.AF_INET else {V6!r}, port))
+    if one.type == socket.SOCK_DGRAM:
+        one.send(b"")
+"""
+FIREWALL = """
+table inet test {
+    set owners { type uid . inet_service; flags dynamic; }
+    chain out { type filter hook output priority 0; th dport 7-11 update @owners { meta skuid . th dport }; }
+}
+"""
+
+
+@pytest.mark.guest("5.10")
+@all_kinds
+def test_owner_of_a_socket_is_what_firewalls_compare(kind: str) -> None:
+    """A socket stays its maker's when the process drops rights, even if it is given away; nft is the judge."""
+    subprocess.run(["nft", "-f", "-"], input=FIREWALL, text=True, check=True)
+    try:
+        seen = child(kind, sys.executable, "-c", DROPS_RIGHTS)
+        listed = subprocess.run(
+            ["nft", "-j", "-n", "list", "set", "inet", "test", "owners"], capture_output=True, check=True
+        )
+    finally:
+        subprocess.run(["nft", "delete", "table", "inet", "test"], check=True)
+    owners = {7: 0, 8: 0, 9: 0, 10: 0, 11: 65534}
+    assert {c.dest_port: c.socket_uid for c in seen} == owners
+    assert [c.process.uid for c in seen if c.process] == [65534] * 5
+    (elements,) = [each["set"]["elem"] for each in json.loads(listed.stdout)["nftables"] if "set" in each]
+    assert {port: uid for uid, port in (each["concat"] for each in elements)} == owners
 
 
 @kinds

@@ -100,7 +100,7 @@ def test_proc_that_hides_others(kind: str) -> None:
 
 
 @both
-@traced
+@kinds
 def test_the_kernels_own_client(kind: str, tmp_path: Path) -> None:
     """NFS connects from a kernel thread, which has neither file nor arguments."""
     options = f"addr={V4},clientaddr={V4},soft,timeo=1,retrans=1"
@@ -109,7 +109,7 @@ def test_the_kernels_own_client(kind: str, tmp_path: Path) -> None:
         with subprocess.Popen(line, stderr=subprocess.DEVNULL) as mount:
             connection = watch.wait_until(lambda c: c.dest_port == 2049)
             mount.kill()
-    assert connection.kernel_socket
+    assert connection.kernel_socket and connection.socket_uid == 0
     process = connection.process
     assert process is not None and process.kernel
     assert process.name == "kworker" and process.comm is not None and process.comm.startswith("kworker/")
@@ -119,7 +119,7 @@ def test_the_kernels_own_client(kind: str, tmp_path: Path) -> None:
 
 
 @both
-@traced
+@kinds
 def test_the_kernels_client_in_a_programs_name(kind: str, tmp_path: Path) -> None:
     """CIFS connects in the name of who mounts, by a socket of the kernel's."""
     line = ["mount", "-i", "-t", "cifs", "-o", f"ip={V4},username=a,password=b", f"//{V4}/x", str(tmp_path)]
@@ -127,7 +127,7 @@ def test_the_kernels_client_in_a_programs_name(kind: str, tmp_path: Path) -> Non
     found = [c for c in seen if c.dest_port == 445]
     assert found
     for connection in found:
-        assert connection.kernel_socket
+        assert connection.kernel_socket and connection.socket_uid is None
         assert connection.process is not None and not connection.process.kernel
         assert connection.process.name == "mount"
 
@@ -150,6 +150,7 @@ def test_mptcp_is_the_programs(kind: str) -> None:
 
     (connection,) = observe(kind, act).of(pids[0])
     assert (connection.protocol, connection.dest_port, connection.kernel_socket) == ("tcp", 7, False)
+    assert connection.socket_uid == 0
 
 
 @both
