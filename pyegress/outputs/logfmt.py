@@ -15,6 +15,7 @@ from pyegress.escape import display
 from pyegress.outputs.filesink import FileOutput
 from pyegress.plugin import Batch
 from pyegress.record import Process
+from pyegress.redact import RedactOptions, Redactor
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
 _SECOND = 1_000_000_000
@@ -33,6 +34,7 @@ _Rest = tuple[
     str | None,
     str,
     bool,
+    int | None,
     str | None,
     int | None,
     str | None,
@@ -41,7 +43,7 @@ _Rest = tuple[
 ]
 
 
-class LogfmtOptions(plugin.Options, frozen=True, kw_only=True):
+class LogfmtOptions(RedactOptions, frozen=True, kw_only=True):
     """Options of the logfmt output."""
 
     file: Annotated[str, Meta(description="file to append to (0640, reopened on SIGHUP), - for stdout")] = "-"
@@ -83,6 +85,7 @@ class Logfmt(FileOutput):
 
     def __init__(self, options: LogfmtOptions) -> None:
         super().__init__(options.file)
+        self._redactor = Redactor(options.redact)
         self._second = 0
         self._clock = "1970-01-01T00:00:00."
         # The Process is kept beside its text, so that its id can't become another's while it is a key.
@@ -139,6 +142,7 @@ class Logfmt(FileOutput):
                 connection.ifname,
                 connection.direction,
                 connection.kernel_socket,
+                connection.socket_uid,
                 connection.thread,
                 None if proc_netns == netns else proc_netns,
                 connection.attribution,
@@ -157,7 +161,7 @@ class Logfmt(FileOutput):
             ("proc_name", _name(process)),
             ("proc_pid", process.pid),
             ("proc_user", process.user),
-            ("proc_cmdline", process.cmdline),
+            ("proc_cmdline", self._redactor.text(process.cmdline)),
         ]
         exes: list[_Pair] = []
         ancestor = process.parent
@@ -183,7 +187,7 @@ class Logfmt(FileOutput):
             ("proc_session_pid", process.session_pid),
             ("proc_session_name", process.session_name),
             ("proc_exe", process.exe),
-            ("proc_script", process.script),
+            ("proc_script", self._redactor.text(process.script)),
             ("proc_cmdline_cut", _flag(process.cmdline_cut)),
             ("proc_kernel", _flag(process.kernel)),
             *exes,
@@ -216,6 +220,7 @@ class Logfmt(FileOutput):
             ifname,
             direction,
             kernel_socket,
+            socket_uid,
             thread,
             proc_netns,
             attribution,
@@ -228,6 +233,7 @@ class Logfmt(FileOutput):
             ("ifname", ifname),
             ("direction", None if direction == "out" else direction),
             ("kernel_socket", _flag(kernel_socket)),
+            ("socket_uid", socket_uid),
             ("proc_thread", thread),
         ]
         after: list[_Pair] = [

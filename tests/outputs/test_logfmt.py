@@ -151,13 +151,14 @@ def test_all_keys_of_a_process_in_order() -> None:
             thread="worker-1",
             attribution="proc",
             kernel_socket=True,
+            socket_uid=7,
         )
     )
     assert line == (
         "ts=2023-11-14T22:13:20.123456789Z hook=ebpf protocol=tcp dest_ip=146.148.13.123 dest_port=443 ip_version=4"
         ' proc_name=python3 proc_pid=1000 proc_user=root proc_cmdline="python3 fetch.py"'
         " parent_name=make parent_pid=950 grandparent_name=bash grandparent_pid=900"
-        " netns=4026531840 kernel_socket=true proc_thread=worker-1"
+        " netns=4026531840 kernel_socket=true socket_uid=7 proc_thread=worker-1"
         " proc_uid=0 proc_gid=5 proc_loginuid=1001 proc_session_pid=900 proc_session_name=bash"
         " proc_exe=/usr/bin/python3.11 proc_script=fetch.py proc_cmdline_cut=true proc_kernel=true"
         " parent_exe=/usr/bin/make grandparent_exe=/usr/bin/bash ancestors=sshd(812),systemd(1)"
@@ -192,6 +193,14 @@ def test_thread_and_kernel_socket_belong_to_the_connection() -> None:
     batch = [parse(line) for line in lines(*[connection(process=CURL, **more) for more in given])]
     assert [pairs.get("proc_thread") for pairs in batch] == ["a", "b", None, None, "a"]
     assert [pairs.get("kernel_socket") for pairs in batch] == [None, None, None, "true", None]
+
+
+def test_owner_of_the_socket_belongs_to_the_connection() -> None:
+    batch = [
+        parse(line) for line in lines(*[connection(process=CURL, socket_uid=n) for n in (0, 1000, None, 0)])
+    ]
+    assert [pairs.get("socket_uid") for pairs in batch] == ["0", "1000", None, "0"]
+    assert {pairs["proc_uid"] for pairs in batch} == {"1000"}
 
 
 @pytest.mark.parametrize("how", ["kernel", "proc", "sock_diag", "nflog-uid", "process has gone"])
@@ -336,6 +345,15 @@ def test_file_gets_whole_batches_and_follows_reopen(tmp_path: Path) -> None:
     old = [parse(line) for line in (tmp_path / "old").read_text().splitlines(keepends=True)]
     assert [int(pairs["src_port"]) for pairs in old] == list(range(1, 1001))
     assert parse(path.read_text())["src_port"] == "9"
+
+
+def test_secrets_in_arguments_are_hidden_unless_asked_for() -> None:
+    process = Process(pid=1, name="x", cmdline="x --password=geheim a", script="http://u:geheim@h/s.js")
+    (line,) = lines(connection(process=process))
+    assert "geheim" not in line and parse(line)["proc_cmdline"] == "x --password=*** a"
+    line = Logfmt(LogfmtOptions(redact=False)).lines([connection(process=process)])
+    assert parse(line)["proc_cmdline"] == "x --password=geheim a"
+    assert parse(line)["proc_script"] == "http://u:geheim@h/s.js"
 
 
 def test_full_disk_is_an_error() -> None:
