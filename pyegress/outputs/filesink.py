@@ -4,6 +4,8 @@
 import errno
 import os
 import select
+import tempfile
+from pathlib import Path
 
 from pyegress.errors import OutputError
 from pyegress.escape import display
@@ -87,6 +89,44 @@ class FileOutput(Output):
     def close(self) -> None:
         if self._sink is not None:
             self._sink.close()
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Put a whole file in the place of what was there, readable by owner and group; never a part of one.
+
+    What isn't a plain file, such as a FIFO or /dev/full, is written to. Raises OutputError.
+    """
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
+        # In place of what a link points to, not of the link.
+        target = target.resolve()
+        written, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(written, "wb") as file:
+                os.fchmod(file.fileno(), 0o640)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write to {display(path)}: {_reason(error)}") from error
+
+
+def writable_folder(path: str) -> None:
+    """Raise OutputError where no file could be made beside, or in place of, that one."""
+    target = Path(path)
+    if target.is_dir():
+        raise OutputError(f"cannot write to {display(path)}: it is a directory")
+    folder = target.resolve().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        why = "no permission to write there" if folder.is_dir() else "no such directory"
+        raise OutputError(f"cannot write to {display(path)}: {display(str(folder))}: {why}")
 
 
 def _reason(error: OSError | ValueError) -> str:

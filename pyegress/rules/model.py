@@ -1,132 +1,350 @@
 # SPDX-License-Identifier: MIT
-"""Which rules the observed connections come to, whatever firewall they are written for."""
+"""What was observed, folded by destination and by whose it was, whatever firewall it is written for.
+
+Memory grows with the destinations and with who connects to them, never with the number of connections or processes.
+"""
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import NamedTuple
 
 import msgspec
 
 from pyegress.losses import Losses
-from pyegress.record import Connection, Process
+from pyegress.record import ATTRIBUTED, Connection, Process
+from pyegress.rules.addresses import Network, target_of
 
-MAX_RULES = 100_000
+MAX_SOURCES = 200_000
+"""So many pairs of destination and owner are kept; more are counted as lost."""
+MAX_PROGRAMS = 8
+"""Programs named for one destination of one owner; more are counted."""
+MAX_NAMES = 4
+PORTED = ("tcp", "udp")
+_CACHED = 65536
+_INCOMPLETE = ("failed", "lost", "unreadable")
+_NO_UID = (1 << 32) - 1
+"""The kernel's name for none; no rule can hold it."""
+_CGROUP_V1 = 1 << 62
+"""From here on `cgroup_id` is of v1, which has other paths."""
 
 _PROTOCOL = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
-_IFNAME = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]*")
+_IFNAME = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}")
 """Names that mean themselves in every rule syntax and shell: no `+` or `*`, which are wildcards there."""
+_WRITABLE_PATH = re.compile(r"[ #%-_a-~]{1,255}")
+"""nft's strings have no way to write a double quote, and what a shell reads inside of them can't be written inert."""
+_LOGIN = re.compile(r"session-[^/]*\.scope|user@[0-9]+\.service")
+_USER_SLICE = re.compile(r"user-[0-9]+\.slice")
 
 
-class Rule(msgspec.Struct, gc=False, kw_only=True):
-    """One destination that was connected to."""
+class Destination(NamedTuple):
+    """Where it went, in the order of rules."""
 
-    family: Literal[4, 6]
+    family: int
     protocol: str
-    dest_ip: str
-    """Canonical, without a zone."""
-    dest_port: int | None
+    """tcp, udp, or the number as text, never 0."""
+    address: Network
+    port: int | None
     """None for protocols without ports."""
     ifname: str | None
     """Only for link-local destinations."""
+
+
+class Owner(NamedTuple):
+    """Whose connections a rule can tell apart."""
+
+    uid: int | None
+    """The socket's owner."""
+    user: str | None
+    unit: str | None
+    """Path of the unit's cgroup without the leading slash: `system.slice/ssh.service`."""
+
+
+NOBODY_KNOWN = Owner(None, None, None)
+
+
+class Program(NamedTuple):
+    """What is told of a process; another run of the same program is the same."""
+
+    name: str | None
+    exe: str | None
+    user: str | None
+    unit: str | None
+    container: str | None
+    parent: str | None
+    """Name of the parent."""
+
+
+UNKNOWN = Program(None, None, None, None, None, None)
+
+
+class Seen(msgspec.Struct, gc=False):
+    """How often and by what something was used."""
+
     hook: str
     process: Process | None
-    """The first known process that connected."""
+    """The first known one."""
     count: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    """Since the epoch; 0 where no time is known."""
+    programs: dict[Program, int] = msgspec.field(default_factory=dict)
+    """With their connections, the first MAX_PROGRAMS."""
+    more: int = 0
+    """Connections of other programs."""
+    names: tuple[str, ...] = ()
+    """Host names that the address was known by, the first MAX_NAMES."""
+
+    def add(self, other: Seen) -> None:
+        """Take what is known of another into this one."""
+        if self.process is None or (self.process.pid is None and other.process is not None):
+            self.hook, self.process = other.hook, other.process
+        self.count += other.count
+        self.first_ns = min(filter(None, (self.first_ns, other.first_ns)), default=0)
+        self.last_ns = max(self.last_ns, other.last_ns)
+        self.more += other.more
+        for program, count in other.programs.items():
+            self._add_program(program, count)
+        self.names = tuple(dict.fromkeys(self.names + other.names))[:MAX_NAMES]
+
+    def _add_program(self, program: Program, count: int) -> None:
+        if program in self.programs or len(self.programs) < MAX_PROGRAMS:
+            self.programs[program] = self.programs.get(program, 0) + count
+        else:
+            self.more += count
 
 
-class _Address(msgspec.Struct, frozen=True):
-    family: Literal[4, 6]
-    number: int
-    text: str
-    link_local: bool
-    zone: str | None
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """How much the rules rest on."""
+
+    since_ns: int
+    """Start of the observation, since the epoch; 0 where no time is known."""
+    until_ns: int
+    connections: int
+    destinations: int
+    last_new_ns: int
+    """When a destination was first seen that had not been seen before."""
+    losses: tuple[tuple[str, int], ...]
+    """What was lost, by reason, with counts: the rules may be incomplete."""
+    unattributed: tuple[tuple[str, int], ...]
+    """Connections whose process is not known, by reason."""
+    from_logs: bool = False
+    """Read from logs, which don't tell what the audit lost."""
 
 
-_Key = tuple[int, str, int, int, str]
+class Observations:
+    """Gathers connections by destination and owner, at most `limit` such pairs."""
 
-
-@lru_cache(65536)
-def _address(text: str) -> _Address | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    zone = None
-    if isinstance(address, ipaddress.IPv6Address):
-        zone = address.scope_id
-        # Without its zone, and in the hex form whatever the Python.
-        address = address.ipv4_mapped or ipaddress.IPv6Address(int(address))
-    if address.is_unspecified:
-        return None
-    return _Address(address.version, int(address), str(address), address.is_link_local, zone)
-
-
-class RuleSet:
-    """Gathers connections into rules, at most `limit` of them."""
-
-    def __init__(self, owner: str, losses: Losses, limit: int = MAX_RULES) -> None:
-        """`owner` is the output that the losses are named after."""
-        self._owner = owner
+    def __init__(self, name: str, losses: Losses, limit: int = MAX_SOURCES, live: bool = True) -> None:
+        """`name` is what the losses are named after; `live`: observation begins now and lasts until it is asked for."""
+        self._name = name
         self._losses = losses
         self._limit = limit
-        self._rules: dict[_Key, Rule] = {}
+        self._live = live
+        self._since_ns = time.time_ns() if live else 0
+        self._until_ns = 0
+        self._last_new_ns = 0
+        self._connections = 0
+        self._sources = 0
+        self._unattributed: dict[str, int] = {}
+        self._seen: dict[Destination, dict[Owner, Seen]] = {}
+        # The process stands in the value, so that its id can't become another's while it is a key.
+        self._known: dict[tuple[object, ...], tuple[Process | None, _Place]] = {}
 
     def __len__(self) -> int:
-        return len(self._rules)
+        return len(self._seen)
+
+    def __iter__(self) -> Iterator[tuple[Destination, Owner, Seen]]:
+        """All, in no particular order."""
+        for destination, owners in self._seen.items():
+            for owner, seen in owners.items():
+                yield destination, owner, seen
 
     def add(self, connections: Iterable[Connection]) -> None:
         """Count connections in; those that no rule can match are counted as skipped."""
+        known = self._known
         for connection in connections:
-            if connection.direction == "out":
-                why_not = self._add(connection)
-                if why_not is not None:
-                    self._losses.add("skipped", f"{self._owner}: {why_not}")
-
-    def rules(self) -> list[Rule]:
-        """All rules by family, protocol, address and port."""
-        return [rule for _, rule in sorted(self._rules.items(), key=lambda item: item[0])]
-
-    def _add(self, connection: Connection) -> str | None:
-        """Why there is no rule for it, or None."""
-        if connection.verdict not in (None, "accept"):
-            return "not let through"
-        address = _address(connection.dest_ip)
-        if address is None:
-            return "no address that packets are sent to"
-        protocol, port = connection.protocol, connection.dest_port
-        if protocol in ("tcp", "udp"):
-            if not port or not 0 < port < 65536:
-                return "no destination port"
-        else:
-            # Protocol 0 would mean every protocol.
-            if not _PROTOCOL.fullmatch(protocol) or int(protocol) > 255:
-                return "a protocol that no rule can name"
-            port = None
-        ifname = None
-        if address.link_local:
-            ifname = connection.ifname or address.zone
-            if ifname is not None and not _IFNAME.fullmatch(ifname):
-                return "an interface name that no rule can hold"
-        key = (address.family, protocol.zfill(3), address.number, port or 0, ifname or "")
-        rule = self._rules.get(key)
-        if rule is None:
-            if len(self._rules) >= self._limit:
-                self._losses.add("lost", f"{self._owner}: rules beyond limit")
-                return None
-            rule = self._rules[key] = Rule(
-                family=address.family,
-                protocol=protocol,
-                dest_ip=address.text,
-                dest_port=port,
-                ifname=ifname,
-                hook=connection.hook,
-                process=connection.process,
+            process = connection.process
+            key = (
+                connection.dest_ip,
+                connection.dest_port,
+                connection.protocol,
+                id(process),
+                connection.socket_uid,
+                connection.ifname,
+                connection.attribution,
+                connection.direction,
+                connection.verdict,
+                connection.dest_names,
             )
-        rule.count += connection.count
-        if rule.process is None or (rule.process.pid is None and connection.process is not None):
-            rule.process = connection.process
+            found = known.get(key)
+            if found is None:
+                if len(known) >= _CACHED:
+                    known.clear()
+                found = known[key] = process, self._place(connection)
+            seen, program, loss, unknown = found[1]
+            if loss is not None:
+                self._losses.add(*loss)
+            if unknown is not None:
+                self._unattributed[unknown] = self._unattributed.get(unknown, 0) + 1
+            if seen is None:
+                continue
+            self._connections += 1
+            count, ts = connection.count, connection.ts
+            seen.count += count
+            if program is None:
+                seen.more += count
+            else:
+                seen.programs[program] += count
+            if ts:
+                if not seen.first_ns or ts < seen.first_ns:
+                    seen.first_ns = ts
+                if ts > seen.last_ns:
+                    seen.last_ns = ts
+
+    def evidence(self) -> Evidence:
+        """How much was seen until now."""
+        first = [
+            min((s.first_ns for s in owners.values() if s.first_ns), default=0)
+            for owners in self._seen.values()
+        ]
+        last = max((seen.last_ns for _, _, seen in self), default=0)
+        lost = [
+            (reason if stage == "lost" else f"{stage}: {reason}", count)
+            for (stage, reason), count in self._losses.snapshot().items()
+            if stage in _INCOMPLETE
+        ]
+        return Evidence(
+            since_ns=self._since_ns if self._live else min(filter(None, first), default=0),
+            until_ns=time.time_ns() if self._live else last,
+            connections=self._connections,
+            destinations=len(self._seen),
+            last_new_ns=max(first, default=0),
+            losses=tuple(lost),
+            unattributed=tuple(sorted(self._unattributed.items())),
+            from_logs=not self._live,
+        )
+
+    def _place(self, connection: Connection) -> _Place:
+        """Where a connection is counted, or why nowhere."""
+        if connection.direction != "out":
+            return _NOWHERE
+        attribution = connection.attribution
+        unknown = None if attribution in ATTRIBUTED else attribution
+        destination = destination_of(connection)
+        if isinstance(destination, str):
+            return _Place(None, None, ("skipped", f"{self._name}: {destination}"), unknown)
+        owners = self._seen.setdefault(destination, {})
+        owner = owner_of(connection)
+        seen = owners.get(owner)
+        if seen is None:
+            if self._sources >= self._limit:
+                if not owners:
+                    del self._seen[destination]
+                return _Place(None, None, ("lost", f"{self._name}: rules beyond limit"), unknown)
+            self._sources += 1
+            seen = owners[owner] = Seen(hook=connection.hook, process=connection.process)
+        if seen.process is None or (seen.process.pid is None and connection.process is not None):
+            seen.hook, seen.process = connection.hook, connection.process
+        if connection.dest_names:
+            seen.names = tuple(dict.fromkeys(seen.names + connection.dest_names))[:MAX_NAMES]
+        program = program_of(connection.process)
+        if program not in seen.programs:
+            if len(seen.programs) >= MAX_PROGRAMS:
+                return _Place(seen, None, None, unknown)
+            seen.programs[program] = 0
+        return _Place(seen, program, None, unknown)
+
+
+class _Place(NamedTuple):
+    seen: Seen | None
+    program: Program | None
+    """None: counted as one more."""
+    loss: tuple[str, str] | None
+    unknown: str | None
+    """Why the process is not known."""
+
+
+_NOWHERE = _Place(None, None, None, None)
+
+
+def destination_of(connection: Connection) -> Destination | str:
+    """Where it went, or why no rule can match that."""
+    if connection.verdict not in (None, "accept"):
+        return "not let through"
+    target = target_of(connection.dest_ip)
+    if target is None:
+        return "no address that packets are sent to"
+    protocol, port = connection.protocol, connection.dest_port
+    if protocol in PORTED:
+        if not port or not 0 < port < 65536:
+            return "no destination port"
+    else:
+        # Protocol 0 would mean every protocol.
+        if not _PROTOCOL.fullmatch(protocol) or int(protocol) > 255:
+            return "a protocol that no rule can name"
+        port = None
+    ifname = None
+    if target.network.is_link_local:
+        ifname = connection.ifname or target.zone
+        if ifname is not None and not _IFNAME.fullmatch(ifname):
+            return "an interface name that no rule can hold"
+    return Destination(target.network.family, protocol, target.network, port, ifname)
+
+
+def uid_of(connection: Connection) -> int | None:
+    """The socket's owner; the process' user stands in where that isn't known."""
+    process, uid = connection.process, connection.socket_uid
+    if uid is None and process is not None and not connection.kernel_socket:
+        uid = process.uid
+    return uid if uid is not None and 0 <= uid < _NO_UID else None
+
+
+def owner_of(connection: Connection) -> Owner:
+    """What a firewall can tell its owner by."""
+    process, uid = connection.process, uid_of(connection)
+    if process is None:
+        return Owner(uid, None, None) if uid is not None else NOBODY_KNOWN
+    return Owner(uid, process.user if uid is not None and uid == process.uid else None, unit_path(process))
+
+
+@lru_cache(_CACHED)
+def _unit_path(cgroup: str, unit: str) -> str | None:
+    """The cgroup's path as far as the unit; of logins the user's slice, which is there after the next one too."""
+    parts = cgroup.strip("/").split("/")
+    if unit not in parts:
         return None
+    at = parts.index(unit)
+    if at and _LOGIN.fullmatch(unit) and _USER_SLICE.fullmatch(parts[at - 1]):
+        at -= 1
+    path = "/".join(parts[: at + 1])
+    return path if _WRITABLE_PATH.fullmatch(path) else None
+
+
+def cgroup_of(process: Process) -> str | None:
+    """Path of its cgroup v2; None where it isn't known."""
+    return None if process.cgroup_id is None or process.cgroup_id >= _CGROUP_V1 else process.cgroup
+
+
+def unit_path(process: Process) -> str | None:
+    """Path of its unit's cgroup v2; None where it has none, or one that no rule can hold."""
+    cgroup = cgroup_of(process)
+    return None if cgroup is None or process.unit is None else _unit_path(cgroup, process.unit)
+
+
+def program_of(process: Process | None) -> Program:
+    """What is told of it; everything None where it isn't known."""
+    if process is None:
+        return UNKNOWN
+    parent = process.parent
+    return Program(
+        process.name or process.comm,
+        process.exe,
+        process.user,
+        process.user_unit or process.unit,
+        process.container_name or process.container,
+        None if parent is None else parent.name or parent.comm,
+    )

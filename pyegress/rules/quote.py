@@ -43,12 +43,17 @@ def visible(text: str, limit: int) -> str:
 
 def quoted(text: str, limit: int = COMMENT_BYTES) -> str:
     """The text in double quotes; what a reader gets out of them has at most `limit` bytes."""
-    return '"' + visible(text, limit).translate(_ACTIVE) + '"'
+    return exact(visible(text, limit))
 
 
-def comment(name: str | None) -> str:
+def exact(text: str) -> str:
+    """Printable text without `!` in double quotes; a reader gets out of them just that, not what shows it."""
+    return '"' + text.translate(_ACTIVE) + '"'
+
+
+def comment(name: str | None, limit: int = COMMENT_BYTES) -> str:
     """The argument of `--comment` for a process of that name; always quoted, never empty."""
-    return quoted(name or "unknown process")
+    return quoted(name or "unknown process", limit)
 
 
 def word(text: str, limit: int = COMMENT_BYTES) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyegress.errors import OutputError
+from pyegress.errors import OutputError, UsageError
 from pyegress.losses import Losses
 from pyegress.outputs.iptables import Iptables, IptablesOptions
 from pyegress.plugin import Context
@@ -34,21 +35,23 @@ def connection(dest_ip: str = "146.148.13.123", process: Process | None = CURL, 
 def written(
     tmp_path: Path,
     *batch: Connection,
-    verbose: int = 0,
     losses: Losses | None = None,
     notices: list[str] | None = None,
+    **options: object,
 ) -> list[str]:
     path = tmp_path / "rules"
-    output = Iptables(IptablesOptions(verbose=verbose, file=str(path)))
+    output = Iptables(IptablesOptions(file=str(path), **options))  # type: ignore[arg-type]
     say = print if notices is None else notices.append
     output.open(Context(losses or Losses(), say, print))
     output.write(batch)
-    assert path.read_text() == ""
+    assert not path.exists()
     output.close()
     output.close()
+    if not path.exists():
+        return []
     text = path.read_text()
     path.unlink()
-    assert text.endswith("\n") or not text
+    assert text.endswith("\n")
     return text.split("\n")[:-1]
 
 
@@ -119,6 +122,83 @@ def test_nothing_seen_writes_nothing_and_says_so_once(tmp_path: Path) -> None:
     notices: list[str] = []
     assert written(tmp_path, connection(direction="in"), notices=notices) == []
     assert notices == ["iptables: no outbound connection was seen that a rule could allow"]
+
+
+def test_files_of_restore(tmp_path: Path) -> None:
+    """One for each family, or the one that was asked for; and a look in between is a whole file."""
+    seen = [connection(), connection("2001:db8::1")]
+    output = Iptables(IptablesOptions(file=str(tmp_path / "rules"), format="restore"))
+    output.open(Context(Losses(), print, print))
+    output.write(seen[:1])
+    output.look()
+    both = [(tmp_path / f"rules.v{family}").read_text() for family in (4, 6)]
+    assert all(text.endswith("-A OUTPUT -j PYEGRESS\nCOMMIT\n") for text in both)
+    assert ["-d 146.148.13.123 -p tcp" in text for text in both] == [True, False]
+    output.write(seen[1:])
+    output.close()
+    both = [(tmp_path / f"rules.v{family}").read_text() for family in (4, 6)]
+    assert ["-d 146.148.13.123 -p tcp" in text for text in both] == [True, False]
+    assert ["-d 2001:db8::1 -p tcp" in text for text in both] == [False, True]
+    assert {path.name for path in tmp_path.iterdir()} == {"rules.v4", "rules.v6"}
+    lines = written(tmp_path, *seen, format="restore", family="6")
+    assert [line for line in lines if " -d " in line] == [
+        '-A PYEGRESS -d 2001:db8::1 -p tcp -m tcp --dport 443 -j ACCEPT -m comment --comment "curl"'
+    ]
+
+
+def test_one_family_of_commands(tmp_path: Path) -> None:
+    lines = written(tmp_path, connection(), connection("2001:db8::1"), family="4")
+    assert lines == [RULE]
+
+
+def test_evidence_of_commands(tmp_path: Path) -> None:
+    """Only where it was asked for, and above everything."""
+    losses = Losses()
+    losses.add("lost", "x", 5)
+    lines = written(tmp_path, connection(), evidence=True, losses=losses)
+    assert lines[0].startswith("# observed: 0s from ")
+    assert lines[-3:] == [
+        "# lost: 5 (x)",
+        "# INCOMPLETE: some connections were not recorded, so rules for them may be missing",
+        RULE,
+    ]
+
+
+def test_json(tmp_path: Path) -> None:
+    made = json.loads(
+        "\n".join(written(tmp_path, connection(), connection("::1"), format="json", family="4"))
+    )
+    assert [rule["network"] for rule in made["rules"]] == ["146.148.13.123"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baseline": True}, "iptables:baseline: needs a chain of its own; add -O iptables:format:restore"),
+        (
+            {"policy": "drop"},
+            "iptables:policy:drop: needs a chain of its own; add -O iptables:format:restore",
+        ),
+        ({"format": "restore"}, "makes two files; give -O iptables:file:PATH for PATH.v4 and PATH.v6"),
+    ],
+)
+def test_what_a_format_cannot_hold(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Iptables(IptablesOptions(**options))  # type: ignore[arg-type]
+
+
+def test_unit_whose_cgroup_is_gone_is_left_out(tmp_path: Path) -> None:
+    """The kernel would refuse it, and the whole file with it."""
+    gone = Process(
+        pid=1, name="a", cgroup="/pyegress-gone.service", cgroup_id=3, unit="pyegress-gone.service"
+    )
+    lines = written(tmp_path, connection(process=gone), scope="unit")
+    assert lines == [
+        "# Left out: the cgroup of its unit is not there, so that nothing could be loaded with it: "
+        '"pyegress-gone.service"',
+        '# iptables -I OUTPUT -d 146.148.13.123 -p tcp -m tcp --dport 443 -m cgroup --path "pyegress-gone.service"'
+        ' -j ACCEPT -m comment --comment "a"',
+    ]
 
 
 def test_full_disk_is_an_error() -> None:

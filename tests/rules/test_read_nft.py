@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""Files as pyegress writes them, with an administrator's edits, and nothing that is only half understood."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyegress.errors import InputError
+from pyegress.rules.addresses import Network
+from pyegress.rules.read_nft import own_table, read_text
+
+FILE = """# a comment
+add table inet pyegress
+delete table inet pyegress
+table inet pyegress {
+\tset any_tcp4 {
+\t\ttype ipv4_addr . inet_service
+\t\tflags interval
+\t\telements = {
+\t\t\t# why
+\t\t\t192.0.2.0/24 . 80-81 comment "a # b", 192.0.3.1 . 443,
+\t\t}
+\t}
+\tchain output {
+\t\ttype filter hook output priority filter; policy accept;
+\t\tct state established,related accept
+\t\tmeta skuid 1000 ip daddr . tcp dport @any_tcp4 counter accept
+RULES
+\t\tcounter drop
+\t}
+}
+"""
+
+
+def file(rules: str = "") -> str:
+    """With more rules in the chain."""
+    return FILE.replace("RULES\n", f"{rules}\n" if rules else "")
+
+
+def test_elements_are_entries() -> None:
+    """In the rule's place, with its other matches and lines of their own."""
+    (firewall,) = read_text(file())
+    established, wide, one, rest = firewall.entries
+    assert established.established
+    assert (wide.network, wide.dports, wide.uids) == (
+        Network(4, 0xC0000200, 24),
+        ((80, 81),),
+        ((1000, 1000),),
+    )
+    assert (wide.line, wide.comment, one.line, one.comment) == (10, "a # b", 10, None)
+    assert (one.protocol, one.verdict, rest.verdict, rest.network) == (6, "accept", "drop", None)
+    assert own_table(file()) == "pyegress"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "ip saddr 192.0.2.1 accept",
+        "tcp dport != 22 accept",
+        "tcp dport 70000 accept",
+        "ip daddr fe80::1 accept",
+        "jump other",
+        "ip daddr . tcp dport @nothing accept",
+        'log prefix "unended',
+    ],
+)
+def test_what_is_not_understood(rule: str) -> None:
+    """An error with the line, never a guess."""
+    with pytest.raises(InputError, match="line 17"):
+        read_text(file(f"\t\t{rule}"))
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "flush ruleset",
+        "table ip filter { }",
+        'include "/etc/x"',
+        "delete table inet other",
+        "add rule ip a b drop",
+    ],
+)
+def test_nothing_but_its_own_table(foreign: str) -> None:
+    """Before or behind it."""
+    for text in (f"{foreign}\n{file()}", f"{file()}{foreign}\n"):
+        with pytest.raises(InputError, match="only one inet table"):
+            own_table(text)
+
+
+@pytest.mark.parametrize("cut", range(2, 19))
+def test_cut_off(cut: int) -> None:
+    """A file that ends too soon is one to whoever reads it."""
+    with pytest.raises(InputError):
+        read_text("\n".join(file().splitlines()[:cut]))
