@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""What else on this host decides about the same packets: the other iptables backend, and what is left of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pyegress.apply import programs, table
+from pyegress.apply.chain import Chain
+from pyegress.apply.part import Part
+from pyegress.apply.table import Table
+from pyegress.errors import EgressError
+from pyegress.rules.addresses import Family
+
+_WAY_ON = "pyegress apply --remove removes all of ours"
+_LEGACY_NAMES: dict[Family, str] = {4: "ip_tables_names", 6: "ip6_tables_names"}
+_NFT_FAMILIES: dict[Family, str] = {4: "ip", 6: "ip6"}
+_IPTABLES_TABLES = frozenset(("filter", "nat", "mangle", "raw", "security"))
+
+
+def notices(parts: Sequence[Part]) -> Iterator[str]:
+    """What somebody who applies these should know."""
+    if any(isinstance(part, Table) for part in parts):
+        for chain in _chains():
+            with suppress(EgressError):
+                if chain.state().rules is not None:
+                    yield f"{chain.what} is loaded as well, and both decide; {_WAY_ON}"
+        return
+    with suppress(EgressError):
+        if programs.found("nft") and table.exists(table.NAME):
+            yield f"table inet {table.NAME} is loaded as well, and both decide; {_WAY_ON}"
+    for part in parts:
+        if isinstance(part, Chain):
+            with suppress(EgressError):
+                yield from _other_backend(part.family)
+
+
+def removed(name: str) -> list[str]:
+    """Remove all of ours from nft and both backends of iptables; says what was removed."""
+    ours: list[Part] = [*_chains()]
+    if programs.found("nft"):
+        ours.insert(0, Table("", b"", name))
+    return [said for part in ours if (said := part.remove())]
+
+
+def _chains() -> list[Chain]:
+    """Ours as each backend that is installed would see it."""
+    found = []
+    for family in (4, 6):
+        backends = [backend for backend in ("-nft", "-legacy") if _is_installed(family, backend)]
+        if not backends and _is_installed(family, ""):
+            backends = [""]
+        found += [
+            Chain("", b"", family, backend)
+            for backend in backends
+            if backend != "-legacy" or "filter" in _legacy_tables(family)
+        ]
+    return found
+
+
+def _is_installed(family: Family, backend: str) -> bool:
+    return programs.found(f"{'ip' if family == 4 else 'ip6'}tables{backend}-save") is not None
+
+
+def _other_backend(family: Family) -> Iterator[str]:
+    program = f"{'ip' if family == 4 else 'ip6'}tables"
+    version = programs.run(f"{program}-restore", "--version")
+    other = ""
+    if "(nf_tables)" in version and _legacy_tables(family):
+        other = "legacy"
+    elif "(legacy)" in version and programs.found("nft"):
+        listed = programs.run("nft", "list", "tables", _NFT_FAMILIES[family]).splitlines()
+        if _IPTABLES_TABLES.intersection(line.split()[-1] for line in listed):
+            other = "nft"
+    if other:
+        yield (
+            f"{program}: this host has tables of the {other} backend too, and both decide; "
+            f"see {program}-{other}-save"
+        )
+
+
+def _legacy_tables(family: Family) -> list[str]:
+    """Those that there are; asking a program for one would make it."""
+    try:
+        return (Path("/proc/net") / _LEGACY_NAMES[family]).read_text().split()
+    except OSError:
+        return []
