@@ -34,6 +34,10 @@ exec sleep infinity
 """
 
 
+_OPTIONS = {"net": "--net", "mnt": "--mount"}
+"""Of unshare and nsenter, by their names in /proc."""
+
+
 class Done(NamedTuple):
     """What a run of pyegress came to."""
 
@@ -63,11 +67,13 @@ class Audit:
 
 
 class Island:
-    """A network namespace, there as long as its holder lives."""
+    """A network namespace, there as long as its holder lives, and others beside it where wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: str = LAYOUT, kinds: Sequence[str] = ("net",)) -> None:
+        self._kinds = kinds
+        unshared = [_OPTIONS[kind] for kind in kinds]
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", LAYOUT],
+            ["unshare", *unshared, "sh", "-c", layout],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,7 +93,8 @@ class Island:
 
     def inside(self, *command: str | int | Path) -> list[str]:
         """The command line that runs a command inside."""
-        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *map(str, command)]
+        entered = [f"{_OPTIONS[kind]}=/proc/{self.pid}/ns/{kind}" for kind in self._kinds]
+        return ["nsenter", *entered, f"--wd={Path.cwd()}", *map(str, command)]
 
     def run(self, *command: str | int | Path, text: str | None = None) -> str:
         """Run a command inside, and return its stdout."""
