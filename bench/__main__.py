@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from bench import Table, capture, kernel, lookup, process, queue, ring, storm
+from bench import Table, capture, kernel, logs, loki, lookup, process, queue, ring, storm
 from tests import guest
 
 PIPE_COLUMNS = 120
@@ -26,8 +26,14 @@ def main() -> int:
         print("bench: needs root, to load BPF programs", file=sys.stderr)
         return 1
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    for subject in ring, process, storm, capture, lookup, queue:
+    for subject in ring, process, storm, capture, lookup, queue, logs:
         _show(console, subject.measure(quick))
+    try:
+        _show(console, loki.measure(quick))
+    except guest.Unavailable as error:
+        print(f"bench: loki: left out: {error}", file=sys.stderr)
+        if not quick:
+            return 1
     try:
         for name in kernel.KERNELS[: 1 if quick else None]:
             _show(console, kernel.measure(name, quick))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
 
 import click
 
-from pyegress import __version__, options, registry
+from pyegress import __version__, apply_command, options, registry, rules_command
 from pyegress.errors import EgressError, OutputError, UsageError, nearest
 from pyegress.escape import display
 from pyegress.losses import Losses
@@ -253,7 +253,9 @@ def run(
 ) -> None:
     """Observe connections until stopped (ctrl-c, SIGTERM, -C, -t) and give each to every output.
 
-    SIGUSR1 says what was counted so far, SIGHUP reopens files. Options of plugins: `pyegress list`.
+    SIGUSR1 says what was counted so far and has rules written, SIGHUP reopens files.
+
+    Options of plugins: `pyegress list`.
     """
     shortcuts = _shortcuts(nflog, nfqueue, pcap)
     input_names = [*inputs, *(name for name in shortcuts if name not in inputs)]
@@ -268,7 +270,14 @@ def run(
     sinks = _outputs(output_names, given_outputs)
     is_shared = _is_terminal(sys.stdout) and not all(sink.writes_at_end for sink in sinks)
     bar = _Bar(_is_terminal(sys.stderr) and not is_shared)
-    context = Context(Losses(), _say, _debug_line if debug else _discard, bar.show)
+    context = Context(
+        Losses(),
+        _say,
+        _debug_line if debug else _discard,
+        bar.show,
+        refresh=lambda: pipeline.refresh_losses(),
+        queues=lambda: pipeline.queues(),
+    )
 
     def ready() -> None:
         _say(f"observing with {', '.join(input_names)}; press ctrl-c to stop")
@@ -318,6 +327,16 @@ def rules_for(what: str, group: str, queue: str, firewall: str, no_bypass: bool)
     _print(setup_rules.text(what, firewall, group=group, queue=queue, bypass=not no_bypass))
 
 
+@program.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of the lines that the json output writes."""
+    import msgspec
+
+    from pyegress.logs import jsonl
+
+    _print(msgspec.json.format(msgspec.json.encode(jsonl.schema())).decode() + "\n")
+
+
 @program.command()
 def doctor() -> None:
     """Say what this host allows, and what is missing."""
@@ -326,6 +345,10 @@ def doctor() -> None:
     lines, fine = report()
     _print("".join(f"{line}\n" for line in lines))
     raise click.exceptions.Exit(0 if fine else EXIT_FAILED)
+
+
+program.add_command(apply_command.command(_say))
+program.add_command(rules_command.command(_say, _print))
 
 
 def _list() -> None:
@@ -523,6 +546,7 @@ def _signals(pipeline: Pipeline, losses: Losses) -> Iterator[None]:
     def count_now() -> None:
         pipeline.refresh_losses()
         _summary(pipeline, losses)
+        pipeline.look_at_outputs()
 
     actions: dict[int, Callable[[], None]] = {
         signal.SIGINT: pipeline.interrupt,

@@ -100,6 +100,11 @@ def describe(options_type: type[Options]) -> list[OptionHelp]:
     ]
 
 
+def reader(options_type: type[Options], key: str) -> Callable[[str], Any]:
+    """What makes a value of one option's text; it raises ValueError that says what is right."""
+    return next(option.read for option in _declared(options_type) if option.key == key)
+
+
 def whole_number(text: str) -> int:
     """Decimal digits with an optional sign; ValueError says what is right."""
     if not re.fullmatch(r"[+-]?[0-9]{1,19}", text):
@@ -117,6 +122,7 @@ def truth(text: str) -> bool:
 
 
 _UNIT_NS = {
+    "d": 86_400_000_000_000,
     "h": 3_600_000_000_000,
     "m": 60_000_000_000,
     "s": 1_000_000_000,
@@ -125,11 +131,11 @@ _UNIT_NS = {
     "µs": 1_000,
     "ns": 1,
 }
-_DURATION_PART = r"([0-9]{1,19}(?:\.[0-9]{1,19})?)(h|ms|m|s|us|µs|ns)"
+_DURATION_PART = r"([0-9]{1,19}(?:\.[0-9]{1,19})?)(d|h|ms|m|s|us|µs|ns)"
 
 
 def duration(text: str) -> int:
-    """Nanoseconds of `90s`, `1h30m`, `1.5h` or `0`."""
+    """Nanoseconds of `90s`, `1h30m`, `1.5h`, `30d` or `0`."""
     if text == "0":
         return 0
     if not re.fullmatch(f"(?:{_DURATION_PART})+", text):
@@ -338,8 +344,12 @@ def _scalar(bare: Any, named: str | None) -> _Scalar:
     if isinstance(bare, type) and issubclass(bare, enum.Enum):
         return _choice({str(member.value): member for member in bare})
     found = _SCALARS.get(frozenset(arguments) if arguments else bare)
+    if found is None and isinstance(bare, type) and hasattr(bare, "read"):
+        found = _Scalar(bare.kind, bare.read, str)  # type: ignore[attr-defined]
     if found is None:
-        raise TypeError(f"options.py can't read {bare!r} from text; add it to _SCALARS")
+        raise TypeError(
+            f"options.py can't read {bare!r} from text; add it to _SCALARS, or give it `kind` and `read`"
+        )
     return found
 
 

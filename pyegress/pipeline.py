@@ -114,6 +114,10 @@ class Pipeline:
         """Have each output reopen its files in its own thread."""
         self._mail.put(self._reopen)
 
+    def look_at_outputs(self) -> None:
+        """Have each output that writes at the end write what it would write now."""
+        self._mail.put(self._look)
+
     def call(self, function: Callable[[], None]) -> None:
         """Have the thread in `run` call a function."""
         self._mail.put(function)
@@ -122,6 +126,10 @@ class Pipeline:
         """Bring counters that the kernel keeps up to date in the Losses."""
         for feed in self._feeds:
             feed.refresh_losses()
+
+    def queues(self) -> dict[str, int]:
+        """Records that wait for each output by its name."""
+        return {lane.output.name: lane.waiting for lane in self._lanes}
 
     def _serve(self, done: Callable[[], bool]) -> None:
         while not (done() or self._give_up):
@@ -136,6 +144,10 @@ class Pipeline:
     def _reopen(self) -> None:
         for lane in self._lanes:
             lane.reopen()
+
+    def _look(self) -> None:
+        for lane in self._lanes:
+            lane.look()
 
     def _stop(self) -> None:
         self._stopping = True
@@ -293,6 +305,7 @@ class _Feed:
 
 class _Due(enum.Enum):
     REOPEN = enum.auto()
+    LOOK = enum.auto()
     FLUSH = enum.auto()
     FINISH = enum.auto()
 
@@ -320,7 +333,7 @@ class _Lane:
         lock = RLock()
         self._changes = Condition(lock)
         self._room = Condition(lock)
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[Batch | _Due] = deque()
         self._waiting = 0
         self._in_hand = 0
         self._unflushed = False
@@ -355,10 +368,22 @@ class _Lane:
             self._reopen_due = True
             self._changes.notify()
 
+    def look(self) -> None:
+        """After what waits now, which was seen before somebody wanted to look."""
+        with self._changes:
+            if not self._dead and _Due.LOOK not in self._batches:
+                self._batches.append(_Due.LOOK)
+                self._changes.notify()
+
     def finish(self) -> None:
         with self._changes:
             self._finishing = True
             self._changes.notify()
+
+    @property
+    def waiting(self) -> int:
+        """Records in the queue."""
+        return self._waiting
 
     def join(self) -> None:
         self._thread.join()
@@ -392,7 +417,9 @@ class _Lane:
     def _work(self) -> None:
         while (due := self._next()) is not _Due.FINISH:
             if due is _Due.REOPEN:
-                self._reopen()
+                self._try(self.output.reopen)
+            elif due is _Due.LOOK:
+                self._try(self.output.look)
             elif due is _Due.FLUSH:
                 self.output.flush()
             else:
@@ -407,6 +434,8 @@ class _Lane:
                     return _Due.REOPEN
                 if self._batches:
                     batch = self._batches.popleft()
+                    if isinstance(batch, _Due):
+                        return batch
                     self._in_hand = len(batch)
                     self._waiting -= len(batch)
                     self._room.notify_all()
@@ -420,10 +449,11 @@ class _Lane:
                     return _Due.FINISH
                 self._changes.wait()
 
-    def _reopen(self) -> None:
+    def _try(self, action: Callable[[], None]) -> None:
+        """Something that may fail without an end: the output has what it had."""
         try:
-            self.output.reopen()
-        except EgressError as error:  # the old handle is kept
+            action()
+        except EgressError as error:
             self._context.notice(str(error))
 
     def _die(self) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -34,6 +34,10 @@ class Context(msgspec.Struct, frozen=True):
 
     What outputs write at the end comes after all is done: whoever shows the first must show that too.
     """
+    refresh: Callable[[], None] = lambda: None
+    """Brings counters that the kernel keeps up to date in `losses`; from any thread."""
+    queues: Callable[[], Mapping[str, int]] = dict
+    """Records that wait for each output by its name; from any thread."""
 
 
 class Input(ABC):
@@ -95,6 +99,9 @@ class Output(ABC):
 
     def reopen(self) -> None:
         """SIGHUP: open files anew; on failure keep the old handle and raise OutputError."""
+
+    def look(self) -> None:
+        """SIGUSR1: where nothing is written before the end, write what it would be now."""
 
     @abstractmethod
     def close(self) -> None:

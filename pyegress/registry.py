@@ -26,7 +26,13 @@ INPUTS = {
 OUTPUTS = {
     "text": "pyegress.outputs.text:Text",
     "logfmt": "pyegress.outputs.logfmt:Logfmt",
+    "json": "pyegress.outputs.json:Json",
+    "sqlite": "pyegress.outputs.sqlite:Sqlite",
+    "journal": "pyegress.outputs.journal:Journal",
+    "prometheus": "pyegress.outputs.prometheus:Prometheus",
     "iptables": "pyegress.outputs.iptables:Iptables",
+    "nftables": "pyegress.outputs.nftables:Nftables",
+    "loki": "pyegress.outputs.loki:Loki",
 }
 
 # mypy can't tell a base that is only compared with from one that is instantiated.

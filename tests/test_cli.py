@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from click.testing import CliRunner, Result
@@ -199,7 +201,11 @@ def test_value_may_hold_colons(invoke: Invoke, tmp_path: Path) -> None:
         (["--debg"], "no such option '--debg'; did you mean '--debug'?"),
         (["-i", "epbf"], "no such input 'epbf'; did you mean 'ebpf'?"),
         (["-o", "logfnt"], "no such output 'logfnt'; did you mean 'logfmt'?"),
-        (["-o", "\x1b[2J"], "no such output '\\u001b[2J'; known: iptables, logfmt, text"),
+        (
+            ["-o", "\x1b[2J"],
+            "no such output '\\u001b[2J'; known: iptables, journal, json, logfmt, loki, "
+            "nftables, prometheus, sqlite, text",
+        ),
         (["-I", "ebpf:quite:true"], "-I ebpf:quite: no such option; did you mean 'quiet'?"),
         (["-I", "ebpf:quiet:maybe"], "-I ebpf:quiet:maybe: must be true or false"),
         (["-I", "ebpf:quiet"], "-I ebpf:quiet: must be PLUGIN:KEY:VALUE"),
@@ -234,6 +240,13 @@ def test_internal_error(invoke: Invoke) -> None:
     assert (result.exit_code, result.stderr) == (1, line)
     result = invoke("--debug", "-I", "ebpf:bug:true")
     assert result.stderr.startswith("Traceback") and result.stderr.endswith(line)
+
+
+def test_schema(invoke: Invoke) -> None:
+    """What `-o json` writes, as JSON Schema."""
+    result = invoke("schema")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["$schema"].startswith("https://json-schema.org/")
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["-l"], ["--list"], ["run", "-l"], ["-i", "ebpf", "-l"]])
@@ -337,6 +350,21 @@ def test_sigusr1_says_what_was_counted(start: Start) -> None:
     lines = [process.stderr.readline() for _ in range(3)]
     assert lines[1:] == ["pyegress: 1 connection\n", "pyegress: lost: 3 ring full\n"]
     assert process.poll() is None
+
+
+def test_prometheus_gets_the_kernels_counters_and_the_queues_as_they_are(start: Start) -> None:
+    """Though nobody asked for a summary."""
+    process = start("-o", "prometheus", "-O", "prometheus:listen:127.0.0.1:0", "-o", "text")
+    assert process.stdout is not None and process.stderr is not None
+    address = process.stderr.readline().removeprefix("pyegress: prometheus: ").strip()
+    process.stdout.readline()
+    with urlopen(address, timeout=PATIENCE) as answer:
+        found = answer.read().decode().splitlines()
+    assert 'pyegress_lost_total{reason="ring full",stage="lost"} 3.0' in found
+    assert 'pyegress_queued_records{output="text"} 0.0' in found
+    process.terminate()
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0 and "Traceback" not in err
 
 
 def test_sighup_reopens(start: Start, tmp_path: Path) -> None:

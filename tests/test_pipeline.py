@@ -212,6 +212,7 @@ def test_full_queue_loses_counted_and_spares_the_others() -> None:
         source.feed(connections(2, 2 * n))
         assert fine.flushed.wait(PATIENCE)
     assert len(fine.records) == 21
+    assert run.pipeline.queues() == {"stuck": 4, "fine": 0}
     stuck.gate.set()
     run.pipeline.stop()
     assert run.finish() == 0
