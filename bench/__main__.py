@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from bench import Table, capture, kernel, logs, loki, lookup, process, queue, ring, storm
+from bench import Table, capture, kernel, logs, loki, lookup, process, queue, ring, rules, storm
 from tests import guest
 
 PIPE_COLUMNS = 120
@@ -26,7 +26,7 @@ def main() -> int:
         print("bench: needs root, to load BPF programs", file=sys.stderr)
         return 1
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    for subject in ring, process, storm, capture, lookup, queue, logs:
+    for subject in ring, process, storm, capture, lookup, queue, logs, rules:
         _show(console, subject.measure(quick))
     try:
         _show(console, loki.measure(quick))

@@ -1,115 +1,312 @@
 # SPDX-License-Identifier: MIT
-"""`pyegress rules`: rules from earlier logs, and whether rules hold for what was logged."""
+"""`pyegress rules`: rules from earlier logs, the proof of rules against logs, and how they differ from live ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
-from pyegress import options
+from pyegress import options, registry
 from pyegress.errors import InputError, UsageError
 from pyegress.escape import display
 from pyegress.losses import Losses
-from pyegress.outputs.iptables import Iptables, IptablesOptions
-from pyegress.outputs.nftables import Nftables, NftablesOptions
 
 if TYPE_CHECKING:
     from pyegress.outputs.rulefile import RuleOutput
     from pyegress.plugin import Batch
+    from pyegress.rules.addresses import Family
     from pyegress.rules.firewall import Firewall
 
-EXIT_DIFFERENT = 1
-_FORMS: dict[str, tuple[str, str]] = {
+Say = Callable[[str], None]
+Form = Literal["nftables", "iptables", "restore", "json"]
+
+EXIT_FOUND = 1
+"""Something would be dropped, or the rules differ."""
+_FORMS: dict[Form, tuple[str, str]] = {
     "nftables": ("nftables", "nft"),
     "iptables": ("iptables", "commands"),
     "restore": ("iptables", "restore"),
-    "json": ("nftables", "json"),
+    "json": ("iptables", "json"),
 }
-"""The output that writes each form, and its `format`."""
-_SHORT = {"verbose": ["-v"], "file": ["-f"]}
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-Say = Callable[[str], None]
-
-
-def _rule_options(function: _Function) -> _Function:
-    """An option of the command for each of the outputs' own."""
-    nft = {each.key: each for each in options.describe(NftablesOptions)}
-    both = nft | {each.key: each for each in options.describe(IptablesOptions)}
-    for key, each in reversed(both.items()):
-        if key == "format":
-            continue
-        only = "" if key in nft and each == nft[key] else " (iptables, restore)" if key not in nft else ""
-        is_flag = each.type_text == "bool"
-        shown: dict[str, Any] = (
-            {"is_flag": True} if is_flag else {"metavar": each.type_text.upper().split()[0]}
-        )
-        default = "" if is_flag else f" [default: {each.default_text}]"
-        function = click.option(
-            f"--{key}",
-            *_SHORT.get(key, []),
-            key.replace("-", "_"),
-            help=f"{each.help}{only}{default}",
-            **shown,
-        )(function)
-    return function
+"""Output, and its format."""
+_DECIDED = "format"
+"""The option that --as decides."""
+_SHORT = {"file": "-f", "verbose": "-v"}
+_FOR_VERIFY = ("verbose", "family")
+_FOR_RULES = ("verbose", "family", "table")
+"""With a comparison of a file."""
 
 
-def command(say: Say, write: Callable[[str], None]) -> click.Command:
-    """The command, which speaks to the user through `say` and gives what was asked for to `write`."""
+def command(say: Say, show: Say) -> click.Command:
+    """The command, which speaks to the user through `say`, and writes to stdout through `show`."""
 
-    @click.command("rules")
-    @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
+    @click.command("rules", cls=_Command)
+    @click.argument("logs", metavar="LOG...", nargs=-1)
     @click.option(
         "--as",
         "form",
         type=click.Choice(list(_FORMS)),
-        default="nftables",
-        help="What to write: a file for nft, commands of iptables, files for iptables-restore, or JSON. "
-        "[default: nftables]",
+        help="For nft -f; iptables commands; iptables-restore; or a report as JSON. [default: nftables]",
     )
     @click.option(
         "--verify",
-        "verify",
+        "proved",
         metavar="RULES",
         multiple=True,
-        help="Write no rules, but say which of the logged connections those would drop; repeatable.",
+        help="Say which connections of the LOGs this file of rules would drop; repeatable (IPv4 and IPv6).",
     )
     @click.option(
         "--diff",
+        "differ",
         is_flag=True,
-        help="Write no rules, but compare them with those that are live. LOG may be a file of rules instead.",
+        help="Compare with pyegress' rules that this host has loaded: what the LOGs give, or files of rules.",
     )
-    @_rule_options
-    def rules(logs: tuple[str, ...], form: str, verify: tuple[str, ...], diff: bool, **given: Any) -> None:
-        """Make firewall rules from logs of pyegress (logfmt, JSON lines; plain, gzip or zstd; - for stdin).
+    def rules(
+        logs: tuple[str, ...], form: Form | None, proved: tuple[str, ...], differ: bool, **given: Any
+    ) -> None:
+        """Make firewall rules from earlier logs, or see whether rules are right.
 
-        Nothing is loaded: see `pyegress apply`. With --verify or --diff the exit status is 1 where anything would be
-        dropped, or differs.
+        LOG is a file of `-o logfmt` or `-o json` (also .gz or .zst), or - for standard input; those of several hosts
+        give rules for all of them. RULES is a file for nft, for iptables-restore, or with iptables commands.
+
+        \b
+        pyegress rules --baseline --policy drop egress.log > rules.nft
+        pyegress rules --verify rules.nft egress.log
+        pyegress rules --diff rules.nft
+
+        Exit status: 0 done, nothing would be dropped, no difference; 1 otherwise.
         """
-        if verify and diff:
+        chosen = {key: value for key, value in given.items() if value is not None}
+        if proved and differ:
             raise UsageError("rules: give either --verify or --diff")
-        verbose = given["verbose"] not in (None, "0")
-        losses = Losses()
-        if verify:
-            lines, fine = _verified(logs, verify, given["family"], verbose, losses)
-        elif diff:
-            lines, fine = _compared(logs, form, given, verbose, losses)
+        if not logs:
+            raise UsageError(
+                "rules: name a log" if not differ else "rules: --diff: name a log or a file of rules"
+            )
+        if proved:
+            fine = _verify(proved, logs, form, chosen, say, show)
+        elif differ:
+            fine = _diff(logs, form, chosen, say, show)
         else:
-            _made(logs, form, given, losses, say)
-            lines, fine = (), True
-        write("".join(f"{line}\n" for line in lines))
-        for line in losses.lines():
-            say(line)
+            _make(logs, form or "nftables", chosen, say)
+            fine = True
         if not fine:
-            raise click.exceptions.Exit(EXIT_DIFFERENT)
+            raise click.exceptions.Exit(EXIT_FOUND)
 
     return rules
 
 
-def _read(logs: Sequence[str], losses: Losses) -> Iterator[Batch]:
+class _Command(click.Command):
+    """It has the options of the outputs that make rules too, which take time to import."""
+
+    _complete = False
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if not self._complete:
+            self._complete = True
+            self.params += _options()
+        return super().get_params(ctx)
+
+
+def _options() -> Iterator[click.Option]:
+    """Those of the outputs, each once."""
+    known = {_DECIDED}
+    for output in ("nftables", "iptables"):
+        declared = registry.output_named(output).Options
+        for option in options.describe(declared):
+            if option.key in known:
+                continue
+            known.add(option.key)
+            names = [f"--{option.key}", *([_SHORT[option.key]] if option.key in _SHORT else [])]
+            read = _reading(option.key, options.reader(declared, option.key))
+            text = f"{option.help}. [default: {option.default_text}]"
+            if option.type_text == "bool":
+                negated = f"/--no-{option.key}" if option.default_text == "true" else ""
+                yield click.Option([names[0] + negated], is_flag=True, default=None, help=f"{option.help}.")
+            else:
+                metavar = option.type_text.upper().replace(" OR ", "|").replace(" ", "_")
+                yield click.Option(names, metavar=metavar, callback=read, help=text)
+
+
+def _reading(key: str, read: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def callback(_: click.Context, __: click.Parameter, given: Any) -> Any:
+        if given is None:
+            return None
+        try:
+            return read(str(given))
+        except ValueError as error:
+            raise UsageError(f"--{key} {display(str(given))}: {error}") from None
+
+    return callback
+
+
+def _output(form: Form, chosen: Mapping[str, Any]) -> RuleOutput:
+    """What writes rules of that form."""
+    name, fixed = _FORMS[form]
+    kind: Any = registry.output_named(name)
+    _allow(chosen, kind.Options.__struct_fields__, f"not with --as {form}")
+    values = {**chosen, _DECIDED: fixed}
+    if form == "iptables" and (values.get("baseline") or values.get("policy", "log") != "log"):
+        what = "baseline" if values.get("baseline") else f"policy {values['policy']}"
+        raise UsageError(f"--{what}: needs a chain of its own; use --as restore")
+    if form == "restore" and values.get("family", "both") == "both" and values.get("file", "-") in ("", "-"):
+        raise UsageError(
+            "--as restore: makes two files; give --file PATH for PATH.v4 and PATH.v6, or --family 4 or 6 for one"
+        )
+    made: RuleOutput = kind(kind.Options(**values))
+    return made
+
+
+def _allow(chosen: Iterable[str], known: Iterable[str], why: str) -> None:
+    for key in chosen:
+        if key not in known:
+            raise UsageError(f"--{key.replace('_', '-')}: {why}")
+
+
+def _make(logs: Sequence[str], form: Form, chosen: Mapping[str, Any], say: Say) -> None:
+    output, losses = _output(form, chosen), Losses()
+    written = output.write_logged(_connections(logs, losses), losses)
+    _say_losses(losses, say)
+    if not written:
+        raise _nothing(logs)
+
+
+def _verify(
+    files: Sequence[str],
+    logs: Sequence[str],
+    form: Form | None,
+    chosen: Mapping[str, Any],
+    say: Say,
+    show: Say,
+) -> bool:
+    from pyegress.rules.findings import proof_lines
+    from pyegress.rules.proof import verify
+
+    _allow(chosen, _FOR_VERIFY, "not with --verify")
+    if form is not None:
+        raise UsageError("--as: not with --verify; a file of rules tells what it is for")
+    firewalls = [each for name in files for each in _rules(name, chosen).firewalls]
+    losses = Losses()
+    proof = verify(firewalls, _connections(logs, losses))
+    show("".join(f"{line}\n" for line in proof_lines(proof, bool(chosen.get("verbose")))))
+    _say_losses(losses, say)
+    if not proof.observed:
+        raise InputError(
+            f"no outbound connection in {_names(logs)} that the rules are for: nothing is proved"
+        )
+    return not proof.dropped
+
+
+def _diff(names: Sequence[str], form: Form | None, chosen: Mapping[str, Any], say: Say, show: Say) -> bool:
+    from pyegress.rules import live, read
+    from pyegress.rules.diff import compare
+    from pyegress.rules.findings import difference_lines
+
+    if not any(live.is_installed(program) for program in ("nft", "iptables-save", "ip6tables-save")):
+        raise InputError("--diff: neither nft nor iptables is installed here")
+    are_rules = [read.is_rules_file(name) for name in names]
+    if any(are_rules) and not all(are_rules):
+        raise UsageError("--diff: logs and files of rules; give either")
+    if all(are_rules):
+        _allow(chosen, _FOR_RULES, "not with --diff of a file of rules")
+        if form is not None:
+            raise UsageError("--as: not with --diff of a file of rules, which tells what it is for")
+        wanted = _together([_rules(name, chosen) for name in names])
+    else:
+        wanted = _logged(names, form, chosen, say)
+    table = chosen.get("table", "pyegress")
+    loaded = _live(wanted, table)
+    for family in _iptables_families(wanted.firewalls):
+        for notice in live.backend_notices(family):
+            say(notice)
+    if not loaded:
+        say(f"{_place(wanted, table)} is not loaded here")
+    difference = compare(wanted.firewalls, loaded)
+    show("".join(f"{line}\n" for line in difference_lines(difference, bool(chosen.get("verbose")))))
+    return difference.is_same
+
+
+class _Rules(NamedTuple):
+    firewalls: list[Firewall]
+    own: bool
+    """For a table or chain of pyegress' own."""
+
+
+def _rules(name: str, chosen: Mapping[str, Any]) -> _Rules:
+    from pyegress.apply.files import family_of
+    from pyegress.rules import read
+
+    text = read.text_of(name)
+    kind = read.kind_of(text)
+    if kind is None:
+        raise InputError(f"{display(name)}: is no file of rules for nft, iptables-restore or iptables")
+    family: Family | None = None
+    if kind == "restore":
+        family = family_of(name, text) or _FAMILIES.get(chosen.get("family", ""))
+    own = kind != "commands" and (kind != "restore" or read.fills_own_chain(text))
+    return _Rules(read.firewalls(name, text, kind, family), own)
+
+
+_FAMILIES: dict[str, Family] = {"4": 4, "6": 6}
+
+
+def _together(rules: Sequence[_Rules]) -> _Rules:
+    firewalls = [firewall for each in rules for firewall in each.firewalls]
+    if len({firewall.kind for firewall in firewalls}) > 1 or len({each.own for each in rules}) > 1:
+        raise UsageError("--diff: files for different firewalls; compare one after the other")
+    return _Rules(firewalls, all(each.own for each in rules))
+
+
+def _logged(logs: Sequence[str], form: Form | None, chosen: Mapping[str, Any], say: Say) -> _Rules:
+    """The rules that the logs give, for the firewall that is loaded here unless --as names one."""
+    from pyegress.rules import live, read
+
+    if form == "json":
+        raise UsageError("--as json: not with --diff")
+    if form is None:
+        table = chosen.get("table", "pyegress")
+        has_chain = not live.nft_table(table) and (live.iptables_chain(4) or live.iptables_chain(6))
+        form = "restore" if has_chain else "nftables"
+    wanted = {**chosen, "file": "rules"} if form == "restore" else chosen
+    output, losses = _output(form, wanted), Losses()
+    texts = list(output.texts(_connections(logs, losses), losses))
+    _say_losses(losses, say)
+    kind: read.Kind = "nft" if form == "nftables" else "restore" if form == "restore" else "commands"
+    endings: dict[str, Family] = {".v4": 4, ".v6": 6}
+    one = _FAMILIES.get(chosen.get("family", ""))
+    firewalls = [
+        firewall
+        for ending, text in texts
+        for firewall in read.firewalls(f"rules from {_names(logs)}", text, kind, endings.get(ending, one))
+    ]
+    if not any(entry.verdict == "accept" for firewall in firewalls for entry in firewall.entries):
+        raise _nothing(logs)
+    return _Rules(firewalls, form != "iptables")
+
+
+def _live(wanted: _Rules, table: str) -> list[Firewall]:
+    """What is loaded where the wanted rules would be."""
+    from pyegress.rules import live
+
+    families = _iptables_families(wanted.firewalls)
+    if not families:
+        return live.nft_table(table)
+    return [firewall for family in families for firewall in live.iptables_chain(family, wanted.own)]
+
+
+def _iptables_families(firewalls: Iterable[Firewall]) -> list[Family]:
+    return sorted({family for each in firewalls if each.kind == "iptables" for family in each.families})
+
+
+def _place(wanted: _Rules, table: str) -> str:
+    if not _iptables_families(wanted.firewalls):
+        return f"table inet {display(table)}"
+    return "the chain PYEGRESS" if wanted.own else "the chain OUTPUT"
+
+
+def _connections(logs: Sequence[str], losses: Losses) -> Iterator[Batch]:
     from pyegress.logs.reader import LogReader
 
     reader = LogReader(losses)
@@ -117,143 +314,14 @@ def _read(logs: Sequence[str], losses: Losses) -> Iterator[Batch]:
         yield from reader.read(log)
 
 
-def _output(form: str, given: dict[str, Any]) -> RuleOutput:
-    name, kind = _FORMS[form]
-    kinds: dict[str, tuple[Any, Any]] = {
-        "nftables": (Nftables, NftablesOptions),
-        "iptables": (Iptables, IptablesOptions),
-    }
-    made, options_type = kinds[name]
-    known = {each.key for each in options.describe(options_type)}
-    pairs = [("format", kind)]
-    for field, value in given.items():
-        key = field.replace("_", "-")
-        if value in (None, False):
-            continue
-        if key not in known:
-            raise UsageError(f"--{key}: not with --as {form}")
-        pairs.append((key, "true" if value is True else value))
-    output: RuleOutput = made(options.parse("-O", name, options_type, pairs))
-    return output
+def _say_losses(losses: Losses, say: Say) -> None:
+    for line in losses.lines():
+        say(line)
 
 
-def _made(logs: Sequence[str], form: str, given: dict[str, Any], losses: Losses, say: Say) -> None:
-    output = _output(form, given)
-    if not output.write_logged(_read(logs, losses), losses):
-        say("rules: no outbound connection is in the logs that a rule could allow")
-        raise click.exceptions.Exit(1)
+def _nothing(logs: Sequence[str]) -> InputError:
+    return InputError(f"no outbound connection in {_names(logs)} that a rule could allow")
 
 
-def _verified(
-    logs: Sequence[str], files: Iterable[str], family: str | None, verbose: bool, losses: Losses
-) -> tuple[Iterable[str], bool]:
-    from pyegress.rules.findings import proof_lines
-    from pyegress.rules.proof import verify
-
-    firewalls = [firewall for file in files for firewall in _firewalls(file, family)]
-    proof = verify(firewalls, _read(logs, losses))
-    if not proof.observed and not proof.not_judged and not proof.left_out:
-        raise InputError("rules: no connection is in the logs")
-    return proof_lines(proof, verbose), not proof.dropped
-
-
-def _compared(
-    logs: Sequence[str], form: str, given: dict[str, Any], verbose: bool, losses: Losses
-) -> tuple[Iterable[str], bool]:
-    from pyegress.rules.diff import compare
-    from pyegress.rules.findings import difference_lines
-
-    wanted: list[Firewall] = []
-    if all(_is_rules(log) for log in logs):
-        wanted = [firewall for log in logs for firewall in _firewalls(log, given["family"])]
-    else:
-        if form == "json":
-            raise UsageError("--diff: not with --as json")
-        if form != "nftables" and given["family"] is None:
-            given["file"] = given["file"] or "compared"
-        output = _output(form, given)
-        for ending, text in output.texts(_read(logs, losses), losses):
-            wanted += _parsed(text, f"rules{ending}", given["family"])
-    table = given["table"] or "pyegress"
-    live = [each for kind in {each.kind for each in wanted} for each in _live(kind, table)]
-    families = {family for each in wanted for family in each.families}
-    live = [each for each in live if families & set(each.families)]
-    difference = compare(wanted, live)
-    return difference_lines(difference, verbose), difference.is_same
-
-
-def _live(kind: str, table: str) -> list[Firewall]:
-    """The kernel's own rules: our table, or what OUTPUT of iptables leads to."""
-    import json
-
-    from pyegress.apply import programs
-    from pyegress.rules import read_iptables, read_nft_json
-
-    if kind == "nftables":
-        # All of it, because a table that isn't there is an error to nft.
-        listed = json.loads(programs.run("nft", "-j", "-n", "list", "ruleset"))["nftables"]
-        ours = [each for each in listed if all(_is_of(value, table) for value in each.values())]
-        return read_nft_json.read_json(json.dumps({"nftables": ours}))
-    found = read_iptables.read_text(programs.run("iptables-save", "-c"), 4, live=True)
-    return found + read_iptables.read_text(programs.run("ip6tables-save", "-c"), 6, live=True)
-
-
-def _is_of(value: dict[str, Any], table: str) -> bool:
-    return value.get("family") == "inet" and value.get("table") == table
-
-
-def _is_rules(path: str) -> bool:
-    if path == "-":
-        return False
-    text = _text(path)
-    return _kind(text) is not None
-
-
-def _firewalls(path: str, family: str | None) -> list[Firewall]:
-    return _parsed(_text(path), path, family)
-
-
-def _parsed(text: str, path: str, family: str | None) -> list[Firewall]:
-    from pyegress.apply.files import family_of
-    from pyegress.rules import read_iptables, read_nft
-
-    kind = _kind(text)
-    try:
-        if kind == "nft":
-            return read_nft.read_text(text)
-        if kind == "commands":
-            return [
-                each for one in (4, 6) for each in read_iptables.read_commands(text, 4 if one == 4 else 6)
-            ]
-        if kind == "restore":
-            told = family or family_of(path, text)
-            if told is None:
-                raise InputError("IPv4 or IPv6? say --family 4 or 6")
-            return read_iptables.read_text(text, 4 if int(told) == 4 else 6)
-    except InputError as error:
-        raise InputError(f"{display(path)}: {error}") from error
-    raise InputError(f"{display(path)}: is no file of rules for nft, iptables or iptables-restore")
-
-
-def _kind(text: str) -> str | None:
-    """What reads it: nft, a shell (`commands`) or iptables-restore."""
-    from pyegress.rules import read_iptables
-
-    for line in text.splitlines():
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if words[0].startswith("*"):
-            return "restore"
-        if words[0] == "table" or words[:2] == ["add", "table"]:
-            return "nft"
-        return "commands" if read_iptables.is_commands(line) else None
-    return None
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            return file.read().decode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise InputError(f"{display(path)}: {error.strerror}") from error
+def _names(logs: Sequence[str]) -> str:
+    return display(logs[0]) if len(logs) == 1 else f"{len(logs)} logs"

@@ -16,7 +16,8 @@ import pytest
 
 from pyegress.losses import Losses
 from pyegress.record import Connection, Process
-from pyegress.rules import iptables
+from pyegress.rules import iptables, nft
+from pyegress.rules.addresses import BITS
 from pyegress.rules.model import Observations
 from pyegress.rules.options import RuleOptions
 from pyegress.rules.shape import plan
@@ -303,7 +304,7 @@ def test_broken_file_changes_nothing(kind: str, tmp_path: Path) -> None:
     paths = files(kind, tmp_path)
     text = paths[-1].read_text()
     if kind == "nft":
-        paths[-1].write_text(text.replace("udp dport 9", "tcp dport 99999"))
+        paths[-1].write_text(text.replace('"lo"', '"longer_than_15_is"'))
         line = 7
     else:
         paths[-1].write_text(text.replace("-p udp", "-p nosuch"))
@@ -326,7 +327,7 @@ def test_foreign_statement_is_refused(kind: str, tmp_path: Path) -> None:
     paths[-1].write_text(paths[-1].read_text() + foreign)
     done = apply(*paths, "--confirm", 0)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"pyegress: {paths[-1]}: ")
+    assert done.stderr.startswith(f"pyegress: {paths[-1]}:")
     assert done.stderr.endswith("nothing was changed\n") and done.stderr.count("\n") == 1
     assert state() == before
 
@@ -343,8 +344,9 @@ def test_second_file_that_fails_takes_the_first_back(tmp_path: Path) -> None:
     assert state() == before
 
 
-def test_files_of_the_writer(tmp_path: Path) -> None:
-    """What -O iptables:format:restore writes, of a hostile name too; twice, and removed."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_the_writers(kind: str, tmp_path: Path) -> None:
+    """What the outputs write, of a hostile name too; twice, and removed."""
     seen = Observations("test", Losses())
     process = Process(pid=7, comm="x", name='"; $(id) `-A OUTPUT` \\ \n!')
     seen.add(
@@ -354,19 +356,19 @@ def test_files_of_the_writer(tmp_path: Path) -> None:
         ]
     )
     made = plan(seen, RuleOptions(policy="drop", verbose=2))
-    paths = []
-    for family in (4, 6):
-        path = tmp_path / f"rules.v{family}"
-        path.write_text("".join(f"{line}\n" for line in iptables.restore_lines(made, family, lambda _: True)))
-        paths.append(path)
-    before = state()
+    texts = {"rules": nft.lines(made, "pyegress", lambda _: True)}
+    if kind == "iptables":
+        texts = {f"rules.v{family}": iptables.restore_lines(made, family, lambda _: True) for family in BITS}
+    for name, lines in texts.items():
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
     for _ in range(2):
-        done = apply(*paths, "--confirm", 0)
+        done = apply(*(tmp_path / name for name in texts), "--confirm", 0)
         assert done.returncode == 0, done.stderr
-    assert run("iptables-save").count("-j PYEGRESS\n") == 1
     assert may_send(9) and not may_send(7)
+    if kind == "iptables":
+        assert run("iptables-save").count("-j PYEGRESS\n") == 1
     assert apply("--remove").returncode == 0
-    assert state() == before
+    assert may_send(7)
 
 
 def test_one_family_only(tmp_path: Path) -> None:

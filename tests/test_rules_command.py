@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -99,6 +100,80 @@ def test_diff(log: Path, tmp_path: Path) -> None:
         island.close()
 
 
+@needs_netfilter
+@pytest.mark.parametrize("merge", ["exact", "ports"])
+def test_diff_of_iptables(merge: str, log: Path, tmp_path: Path) -> None:
+    """What the user has in OUTPUT isn't pyegress' to remove, and says nothing of whether ours is there."""
+    rules("--as", "restore", "--merge", merge, "--policy", "drop", "--baseline", "-f", tmp_path / "r", log)
+    files = [tmp_path / "r.v4", tmp_path / "r.v6"]
+    island = Island()
+    try:
+        for program in ("iptables", "ip6tables"):
+            island.run(program, "-A", "OUTPUT", "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
+        code, said, err = rules("--diff", *files, island=island)
+        assert (code, "superfluous (live, not wanted): 0" in said) == (1, True)
+        assert "the chain PYEGRESS is not loaded here" in err
+        for program, file in zip(("iptables-restore", "ip6tables-restore"), files, strict=True):
+            island.run(program, "--noflush", str(file))
+        code, said, err = rules("--diff", *files, island=island)
+        assert (code, said.splitlines()[0], err) == (0, "missing (wanted, not live): 0", "")
+        code, said, _ = rules("--diff", "--merge", merge, "--baseline", log, island=island)
+        assert (code, said.splitlines()[:2]) == (
+            0,
+            ["missing (wanted, not live): 0", "superfluous (live, not wanted): 0"],
+        )
+        island.run("ip6tables", "-A", "PYEGRESS", "-d", "2001:db8::9", "-j", "ACCEPT")
+        code, said, _ = rules("--diff", *files, island=island)
+        assert (code, "superfluous (live, not wanted): 1" in said) == (1, True)
+        assert "2001:db8::9" in said
+    finally:
+        island.close()
+
+
+def test_a_fleet_in_one(log: Path, tmp_path: Path) -> None:
+    """Several logs, one compressed, give rules for all of them."""
+    other = tmp_path / "other.gz"
+    seen = [Connection(10**18, "ebpf", "udp", 4, "192.0.2.53", 53)]
+    other.write_bytes(gzip.compress(Logfmt(LogfmtOptions()).lines(seen).encode()))
+    made = tmp_path / "made"
+    assert rules("--policy", "drop", "-f", made, log, other)[0] == 0
+    assert rules("--verify", made, log, other)[1].startswith("0 of 4 observed connections would be dropped")
+    assert rules("--policy", "drop", "-f", made, log)[0] == 0
+    assert rules("--verify", made, log, other)[1].startswith("1 of 4 observed connections would be dropped")
+
+
+def test_commands_of_one_family_do_not_judge_the_other(log: Path, tmp_path: Path) -> None:
+    """Nothing was said of IPv6, so nothing is let through by a policy."""
+    made = tmp_path / "made"
+    assert rules("--as", "iptables", "--family", "4", "-f", made, log)[0] == 0
+    code, said, _ = rules("--verify", made, log)
+    assert code == 0
+    assert "1 IPv6 connection not judged: the rules are for IPv4 only" in said
+
+
+@pytest.mark.parametrize("words", [[], ["--as", "json"], ["--verify"], ["--diff"]])
+def test_logs_without_anything_usable(words: list[str], log: Path, tmp_path: Path) -> None:
+    """They give no rules, and prove none."""
+    made = tmp_path / "made"
+    rules("-f", made, log)
+    empty = tmp_path / "empty"
+    inbound = Connection(10**18, "pcap", "tcp", 4, "192.0.2.1", 443, direction="in")
+    empty.write_text(Logfmt(LogfmtOptions()).lines([inbound]))
+    code, _, err = rules(*words, *([made] if words == ["--verify"] else []), empty)
+    assert code == 1
+    assert f"no outbound connection in {empty}" in err
+
+
+def test_rules_for_nobody_that_was_seen(log: Path, tmp_path: Path) -> None:
+    """Scoped rules let through only those whose connections were seen."""
+    made = tmp_path / "made"
+    assert rules("--scope", "user", "--policy", "drop", "-f", made, log)[0] == 0
+    assert rules("--verify", made, log)[0] == 0
+    log.write_text(log.read_text().replace("uid=1000", "uid=1001"))
+    code, said, _ = rules("--verify", made, log)
+    assert (code, said.splitlines()[0]) == (1, "3 of 3 observed connections would be dropped:")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -110,6 +185,16 @@ def test_diff(log: Path, tmp_path: Path) -> None:
         (["--verify", "/dev/null"], 1, "is no file of rules"),
         (["--verify", "/missing"], 1, "No such file"),
         (["/missing"], 1, "/missing"),
+        (["--scope", "user", "--verify", "/dev/null"], 2, "--scope: not with --verify"),
+        (["--as", "json", "--diff"], 2, "--as json: not with --diff"),
+        (
+            ["--as", "iptables", "--policy", "drop"],
+            2,
+            "--policy drop: needs a chain of its own; use --as restore",
+        ),
+        (["--diff", "README.md", "tests/data/../truth.py"], 1, "not a log of pyegress"),
+        (["--verbose", "3"], 2, "--verbose 3: must be 0..2"),
+        (["--verify", "\x1b[2J"], 1, "\\u001b[2J: No such file"),
     ],
 )
 def test_mistakes(words: list[str], code: int, said: str, log: Path) -> None:

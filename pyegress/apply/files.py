@@ -17,6 +17,9 @@ from pyegress.escape import display
 from pyegress.rules import read_iptables, read_nft
 from pyegress.rules.addresses import Family
 
+_LINE = re.compile(r"(?:nft: )?line (\d+): (.*)")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
+"""What nobody of ours writes, and what readers may take for ends of lines where nft and iptables don't."""
 _COMMENT = re.compile(r'--comment (?:"(?:[^"\\]|\\.)*"|\S+)')
 _COMMANDS = ("iptables ", "ip6tables ", "sudo iptables ", "sudo ip6tables ")
 
@@ -54,7 +57,7 @@ def _table(name: str, data: bytes) -> Table:
     try:
         table = read_nft.own_table(_text(data))
     except InputError as error:
-        raise InputError(f"{display(name)}: {error}; nothing was changed") from error
+        raise _refused(name, error) from error
     if not is_ours(table):
         raise InputError(
             f"{display(name)}: table inet {display(table)}: tables of pyegress have names that begin with pyegress; "
@@ -68,11 +71,17 @@ def _chain(name: str, data: bytes, family: Family | None) -> Chain:
     try:
         read_iptables.own_chain(text)
     except InputError as error:
-        raise InputError(f"{display(name)}: {error}; nothing was changed") from error
+        raise _refused(name, error) from error
     family = family or family_of(name, text)
     if family is None:
         raise UsageError(f"apply: {display(name)}: cannot tell IPv4 from IPv6; add --family 4 or --family 6")
     return Chain(name, data, family)
+
+
+def _refused(name: str, error: InputError) -> InputError:
+    line = _LINE.match(str(error))
+    place, text = (f":{line[1]}", line[2]) if line else ("", str(error))
+    return InputError(f"{display(name)}{place}: {text}; nothing was changed")
 
 
 def _read(name: str) -> bytes:
@@ -86,6 +95,11 @@ def _read(name: str) -> bytes:
         raise InputError(f"{display(name)}: {error}") from error
     if not data.strip():
         raise InputError(f"{display(name)}: empty; nothing was changed")
+    if match := _CONTROL.search(_text(data)):
+        line = match.string.count("\n", 0, match.start()) + 1
+        raise InputError(
+            f"{display(name)}:{line}: holds {display(match[0])}, which rules of pyegress never do; nothing was changed"
+        )
     return data
 
 

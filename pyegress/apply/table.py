@@ -13,8 +13,13 @@ from pyegress.errors import EgressError, UnsupportedError
 
 NAME = "pyegress"
 _OURS = re.compile(r"pyegress[A-Za-z0-9_]*")
-_DEAD = re.compile(r'^\t+(?:[^"\n]|"[^"\n]*")*?\bsocket cgroupv2 level \d+ \d+ .*\n', re.MULTILINE)
-"""nft lists a cgroup that has no path any more by its number."""
+_DEAD_RULE = re.compile(r'^\t+(?:[^"\n]|"[^"\n]*")*?\bsocket cgroupv2 level \d+ \d+ .*\n', re.MULTILINE)
+_CGROUP_SET = re.compile(
+    r"^(\t+set \S+ \{\n\t+type(?:of socket cgroupv2 .*| cgroupsv2)\n(?:(?!\t+(?:\}|elements )).*\n)*)"
+    r'\t+elements = \{((?:"[^"]*"|[^"}])*)\}\n',
+    re.MULTILINE,
+)
+_ELEMENT = re.compile(r'(?:"[^"]*"|[^",])+')
 
 
 class Table(Part):
@@ -34,7 +39,8 @@ class Table(Part):
             self._refuse(error)
 
     def remember(self) -> None:
-        self._before = _without_dead(listing(self.name))
+        text = listing(self.name)
+        self._before = None if text is None else without_dead(text)
         try:
             programs.run("nft", "-c", "-f", "-", text=self._undo())
         except ProgramError as error:
@@ -86,9 +92,18 @@ def exists(name: str) -> bool:
         raise
 
 
-def _without_dead(text: str | None) -> str | None:
-    """A listing without rules for a cgroup that is gone: they match nothing any more, and could not be loaded."""
-    return None if text is None else _DEAD.sub("", text)
+def without_dead(text: str) -> str:
+    """A listing without cgroups that are gone: they match nothing any more, and could not be loaded.
+
+    nft lists a cgroup that has no path any more by its number.
+    """
+    return _CGROUP_SET.sub(_with_living, _DEAD_RULE.sub("", text))
+
+
+def _with_living(match: re.Match[str]) -> str:
+    elements = (element.strip() for element in _ELEMENT.findall(match[2]))
+    living = [element for element in elements if element and not element[0].isdigit()]
+    return f"{match[1]}\t\telements = {{ {', '.join(living)} }}\n" if living else match[1]
 
 
 def listing(name: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from pyegress.errors import InputError
 from pyegress.escape import display
@@ -134,6 +135,7 @@ def _step(line: str) -> str:
     return "rule"
 
 
+@lru_cache(4096)
 def _is_match(option: str) -> bool:
     """Whether it can be an option of a match or a target, or a value; single letters that are attached are not told."""
     if option.startswith("--"):

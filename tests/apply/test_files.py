@@ -102,10 +102,10 @@ def test_commands_are_not_a_file_of_rules(tmp_path: Path) -> None:
 def test_foreign_nft_statement(foreign: str, tmp_path: Path) -> None:
     """Named with the file; text from the file is fit for a terminal."""
     path = nft_file(tmp_path)
-    path.write_text(f"{path.read_text()}{foreign} # \x1b\n")
+    path.write_text(f"{path.read_text()}{foreign}\n")
     with pytest.raises(InputError) as caught:
         whats(path)
-    assert str(caught.value).startswith(f"{path}: ") and str(caught.value).isprintable()
+    assert str(caught.value).startswith(f"{path}:") and str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_foreign_iptables_line(foreign: str, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("COMMIT", f"{foreign}\nCOMMIT"))
     with pytest.raises(InputError) as caught:
         whats(path)
-    assert str(caught.value).startswith(f"{path}: ") and str(caught.value).isprintable()
+    assert str(caught.value).startswith(f"{path}:") and str(caught.value).isprintable()
 
 
 def test_table_of_somebody_else(tmp_path: Path) -> None:
@@ -128,3 +128,13 @@ def test_table_of_somebody_else(tmp_path: Path) -> None:
         whats(path)
     path.write_text(path.read_text().replace("inet filter", "inet pyegress_two"))
     assert whats(path) == ["table inet pyegress_two"]
+
+
+@pytest.mark.parametrize("char", ["\0", "\r", "\x0c", "\x1b", "\x85", "\u2028"], ids=ascii)
+def test_control_characters(char: str, tmp_path: Path) -> None:
+    """Where a line ends must be the same for all who read it."""
+    for path in (nft_file(tmp_path), restore_files(tmp_path)[0]):
+        path.write_text(f"# x\n# {char} flush ruleset\n{path.read_text()}", newline="")
+        with pytest.raises(InputError) as caught:
+            whats(path)
+        assert str(caught.value).startswith(f"{path}:2: holds ") and str(caught.value).isprintable()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -134,33 +133,50 @@ def test_what_could_not_be_put_back_is_not_replaced(monkeypatch: pytest.MonkeyPa
         new().remember()
 
 
-@pytest.mark.skipif(cgroup2_root() is None or os.geteuid() != 0, reason="needs cgroup v2")
-def test_rule_of_a_unit_that_has_ended_is_left_out(tmp_path: Path) -> None:
+GONE = """\
+loaded('''table inet pyegress {{
+  set one {{ type cgroupsv2; counter; elements = {{ "{name}", "{name}/b" }}; }}
+  set two {{ type cgroupsv2; elements = {{ "{name}/b" }}; }}
+  set ports {{ type inet_service; elements = {{ 22, 443 }}; }}
+  chain c {{
+    socket cgroupv2 level 2 "{name}/b" accept
+    socket cgroupv2 level 1 @one accept
+    tcp dport 1 accept comment "socket cgroupv2 level 1 1 x"
+  }}
+}}''')
+"""
+
+
+@pytest.mark.skipif(cgroup2_root() is None, reason="needs cgroup v2")
+def test_unit_that_has_ended_is_left_out() -> None:
     """Its cgroup is gone, so it matches nothing any more, and nft could not load it."""
     root = cgroup2_root()
     assert root is not None
-    cgroup = root / f"pyegress-test-{os.getpid()}"
+    name = f"pyegress-test-{os.getpid()}"
     # nft looks for cgroups in one place only.
-    layout = f"mount --bind {root} /sys/fs/cgroup && echo ready && exec sleep infinity"
-    island = Island(layout, ("net", "mnt"))
+    island = Island(
+        f"mount --bind {root} /sys/fs/cgroup && echo ready && exec sleep infinity", ("net", "mnt")
+    )
     code = f"""
-from tests.apply.test_table import *
-cgroup = Path("/sys/fs/cgroup/{cgroup.name}")
-cgroup.mkdir()
-loaded('''table inet pyegress {{ chain c {{
-  socket cgroupv2 level 1 "{cgroup.name}" accept
-  tcp dport 1 accept comment "socket cgroupv2 level 1 1 x"
-}}; }}''')
-cgroup.rmdir()
-part = new()
-part.remember()
-part.load()
-part.take_back()
-print(run("nft list table inet pyegress"))
+from pathlib import Path
+from tests.apply.test_table import loaded, new, run
+cgroup = Path("/sys/fs/cgroup/{name}")
+(cgroup / "b").mkdir(parents=True)
+try:
+    {GONE.format(name=name).strip()}
+    (cgroup / "b").rmdir()
+    part = new()
+    part.remember()
+    part.load()
+    part.take_back()
+    print(run("nft list table inet pyegress"))
+finally:
+    cgroup.rmdir()
 """
     try:
         listed = island.python(code)
     finally:
         island.close()
-    assert "tcp dport 1 accept" in listed and 'socket cgroupv2 level 1 "' not in listed
-    assert listed.count("accept") == 1
+    assert f'elements = {{ "{name}" counter packets 0 bytes 0 }}' in listed
+    assert "elements = { 22, 443 }" in listed and listed.count("elements") == 2
+    assert listed.count("accept") == 2 and "tcp dport 1 accept" in listed

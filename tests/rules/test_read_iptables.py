@@ -108,7 +108,7 @@ def test_live_comment_on_two_lines(backend: str) -> None:
         subprocess.run([tool, "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "REJECT"], check=True)
         (firewall,) = read_text(run(f"{tool}-save"), 4, live=True)
     assert [(each.verdict, each.comment) for each in firewall.entries] == [
-        ("accept", comment),
+        ("accept", text),
         ("reject", None),
     ]
 
