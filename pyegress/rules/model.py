@@ -151,14 +151,14 @@ class Observations:
         self._sources = 0
         self._unattributed: dict[str, int] = {}
         self._seen: dict[Destination, dict[Owner, Seen]] = {}
-        # The process stands in the value, so that its id can't become another's while it is a key.
-        self._known: dict[tuple[object, ...], tuple[Process | None, _Place]] = {}
+        self._known: dict[tuple[object, ...], _Place] = {}
 
     def __len__(self) -> int:
         return len(self._seen)
 
     def __iter__(self) -> Iterator[tuple[Destination, Owner, Seen]]:
         """All, in no particular order."""
+        self._settle()
         for destination, owners in self._seen.items():
             for owner, seen in owners.items():
                 yield destination, owner, seen
@@ -180,33 +180,45 @@ class Observations:
                 connection.verdict,
                 connection.dest_names,
             )
-            found = known.get(key)
-            if found is None:
+            place = known.get(key)
+            if place is None:
                 if len(known) >= _CACHED:
+                    self._settle()
                     known.clear()
-                found = known[key] = process, self._place(connection)
-            seen, program, loss, unknown = found[1]
-            if loss is not None:
-                self._losses.add(*loss)
-            if unknown is not None:
-                self._unattributed[unknown] = self._unattributed.get(unknown, 0) + 1
-            if seen is None:
-                continue
-            self._connections += 1
-            count, ts = connection.count, connection.ts
-            seen.count += count
-            if program is None:
-                seen.more += count
-            else:
-                seen.programs[program] += count
+                place = known[key] = self._place(connection)
+            if place.loss is not None:
+                self._losses.add(*place.loss)
+            place.records += 1
+            place.count += connection.count
+            ts = connection.ts
             if ts:
-                if not seen.first_ns or ts < seen.first_ns:
-                    seen.first_ns = ts
-                if ts > seen.last_ns:
-                    seen.last_ns = ts
+                if ts > place.last_ns:
+                    place.last_ns = ts
+                if ts < place.first_ns or not place.first_ns:
+                    place.first_ns = ts
+
+    def _settle(self) -> None:
+        """Bring what was counted since the last time to where it belongs."""
+        for place in self._known.values():
+            if not place.records:
+                continue
+            if place.unknown is not None:
+                self._unattributed[place.unknown] = self._unattributed.get(place.unknown, 0) + place.records
+            seen = place.seen
+            if seen is not None:
+                self._connections += place.records
+                seen.count += place.count
+                if place.program is None:
+                    seen.more += place.count
+                else:
+                    seen.programs[place.program] += place.count
+                seen.first_ns = min(filter(None, (seen.first_ns, place.first_ns)), default=0)
+                seen.last_ns = max(seen.last_ns, place.last_ns)
+            place.records = place.count = place.first_ns = place.last_ns = 0
 
     def evidence(self) -> Evidence:
         """How much was seen until now."""
+        self._settle()
         first = [
             min((s.first_ns for s in owners.values() if s.first_ns), default=0)
             for owners in self._seen.values()
@@ -230,13 +242,14 @@ class Observations:
 
     def _place(self, connection: Connection) -> _Place:
         """Where a connection is counted, or why nowhere."""
+        process = connection.process
         if connection.direction != "out":
-            return _NOWHERE
+            return _Place(process)
         attribution = connection.attribution
         unknown = None if attribution in ATTRIBUTED else attribution
         destination = destination_of(connection)
         if isinstance(destination, str):
-            return _Place(None, None, ("skipped", f"{self._name}: {destination}"), unknown)
+            return _Place(process, loss=("skipped", f"{self._name}: {destination}"), unknown=unknown)
         owners = self._seen.setdefault(destination, {})
         owner = owner_of(connection)
         seen = owners.get(owner)
@@ -244,31 +257,36 @@ class Observations:
             if self._sources >= self._limit:
                 if not owners:
                     del self._seen[destination]
-                return _Place(None, None, ("lost", f"{self._name}: rules beyond limit"), unknown)
+                return _Place(process, loss=("lost", f"{self._name}: rules beyond limit"), unknown=unknown)
             self._sources += 1
-            seen = owners[owner] = Seen(hook=connection.hook, process=connection.process)
-        if seen.process is None or (seen.process.pid is None and connection.process is not None):
-            seen.hook, seen.process = connection.hook, connection.process
+            seen = owners[owner] = Seen(hook=connection.hook, process=process)
+        if seen.process is None or (seen.process.pid is None and process is not None):
+            seen.hook, seen.process = connection.hook, process
         if connection.dest_names:
             seen.names = tuple(dict.fromkeys(seen.names + connection.dest_names))[:MAX_NAMES]
-        program = program_of(connection.process)
+        program = program_of(process)
         if program not in seen.programs:
             if len(seen.programs) >= MAX_PROGRAMS:
-                return _Place(seen, None, None, unknown)
+                return _Place(process, seen=seen, unknown=unknown)
             seen.programs[program] = 0
-        return _Place(seen, program, None, unknown)
+        return _Place(process, seen=seen, program=program, unknown=unknown)
 
 
-class _Place(NamedTuple):
-    seen: Seen | None
-    program: Program | None
+class _Place(msgspec.Struct, gc=False):
+    """Where equal connections are counted, and how many since that was last settled."""
+
+    process: Process | None
+    """Kept, so that its id can't become another's while it is a key."""
+    seen: Seen | None = None
+    program: Program | None = None
     """None: counted as one more."""
-    loss: tuple[str, str] | None
-    unknown: str | None
+    loss: tuple[str, str] | None = None
+    unknown: str | None = None
     """Why the process is not known."""
-
-
-_NOWHERE = _Place(None, None, None, None)
+    records: int = 0
+    count: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
 
 
 def destination_of(connection: Connection) -> Destination | str:
@@ -279,6 +297,8 @@ def destination_of(connection: Connection) -> Destination | str:
     if target is None:
         return "no address that packets are sent to"
     protocol, port = connection.protocol, connection.dest_port
+    if protocol in ("6", "17"):
+        return "TCP or UDP by number, without ports"
     if protocol in PORTED:
         if not port or not 0 < port < 65536:
             return "no destination port"
