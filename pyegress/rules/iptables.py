@@ -135,16 +135,7 @@ def _head(plan: Plan, family: Family) -> Iterator[str]:
     )
     yield "What OUTPUT held before decides first."
     scope = plan.options.scope
-    if plan.servers is None and stops:
-        yield (
-            "CAUTION: this cuts established connections and the answers of servers, a ssh session too: "
-            "make it with baseline:true"
-        )
-    if plan.servers is None and scope != "any" and plan.policy != "accept":
-        yield (
-            "Packets that are sent when no process holds the socket any more, such as the last of a connection, have "
-            "no owner and match no rule here: baseline:true lets them pass"
-        )
+    yield from wording.baseline_cautions(plan)
     if scope == "unit":
         yield (
             "A rule for a unit holds for the cgroup that is there when it is loaded: "

@@ -90,16 +90,7 @@ def _head(plan: Plan, table: str) -> Iterator[str]:
     yield f"remove: pyegress apply --remove, or nft delete table inet {table}"
     yield "What it accepts other tables may still drop; what it drops is dropped."
     scope = plan.options.scope
-    if plan.servers is None and plan.policy in ("reject", "drop"):
-        yield (
-            "CAUTION: this cuts established connections and the answers of servers, a ssh session too: "
-            "make it with baseline:true"
-        )
-    if plan.servers is None and scope != "any" and plan.policy != "accept":
-        yield (
-            "Packets that are sent when no process holds the socket any more, such as the last of a connection, have "
-            "no owner and match no rule here: baseline:true lets them pass"
-        )
+    yield from wording.baseline_cautions(plan)
     if scope == "unit":
         yield (
             "A unit's cgroup gets a new number when the unit starts: systemd 255 and later put it into the unit's set "

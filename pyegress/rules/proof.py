@@ -29,6 +29,7 @@ from pyegress.rules.model import PORTED, Program, cgroup_of, destination_of, pro
 MAX_TOLD = 10_000
 """Distinct packets of one kind that are kept; more are only counted."""
 _CACHED = 200_000
+_PROCESSES = 16_384
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _LOOPBACK = Network(4, 127 << 24, 8), Network(6, 1, 128)
 
@@ -217,7 +218,7 @@ class _Proving:
         """The innermost of the cgroups that rules ask for which it is in, or the root; None where it isn't known."""
         found = self._known.get(id(process))
         if found is None:
-            if len(self._known) >= _CACHED:
+            if len(self._known) >= _PROCESSES:
                 self._known.clear()
             cgroup = cgroup_of(process)
             if cgroup is not None:

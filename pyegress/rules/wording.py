@@ -53,6 +53,22 @@ def caution_lines(rule: Rule) -> Iterator[str]:
         yield f"[{hook}] {number(rule.unseen, 'address', 'addresses')} allowed that nobody used, {rule.used} used"
 
 
+def baseline_cautions(plan: Plan) -> Iterator[str]:
+    """What goes wrong without a baseline."""
+    if plan.servers is not None:
+        return
+    if plan.policy in ("reject", "drop"):
+        yield (
+            "CAUTION: this cuts established connections and the answers of servers, a ssh session too: "
+            "make it with baseline:true"
+        )
+    if plan.options.scope != "any" and plan.policy != "accept":
+        yield (
+            "Packets that are sent when no process holds the socket any more, such as the last of a connection, have "
+            "no owner and match no rule here: baseline:true lets them pass"
+        )
+
+
 def provenance_lines(rule: Rule, verbose: int, redact: bool = True) -> Iterator[str]:
     """What a rule comes from."""
     if verbose < 1:
