@@ -144,6 +144,8 @@ class Observations:
         self._losses = losses
         self._limit = limit
         self._live = live
+        # Processes of a live audit would be held with them; a log's are few objects.
+        self._kept = _CACHED if live else 4 * _CACHED
         self._since_ns = time.time_ns() if live else 0
         self._until_ns = 0
         self._last_new_ns = 0
@@ -178,11 +180,12 @@ class Observations:
                 connection.attribution,
                 connection.direction,
                 connection.verdict,
+                connection.kernel_socket,
                 connection.dest_names,
             )
             place = known.get(key)
             if place is None:
-                if len(known) >= _CACHED:
+                if len(known) >= self._kept:
                     self._settle()
                     known.clear()
                 place = known[key] = self._place(connection)
