@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from pyegress import plugin
+from pyegress.kernel import cgroup2_root
 from pyegress.outputs.rulefile import RuleOutput, cgroup_presence
 from pyegress.rules import nft, report
 from pyegress.rules.options import RuleOptions
 from pyegress.rules.shape import Plan
+
+_NFT_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class NftablesOptions(RuleOptions, frozen=True, kw_only=True):
@@ -47,4 +51,9 @@ class Nftables(RuleOutput):
     def lines(self, made: Plan, ending: str) -> Iterable[str]:
         if self._format == "json":
             return report.lines(made, (4, 6))
-        return nft.lines(made, self._table, cgroup_presence())
+        return nft.lines(made, self._table, _findable())
+
+
+def _findable() -> Callable[[str], bool]:
+    """Tells whether nft finds a cgroup: it looks nowhere else, though a host with v1 has the v2 hierarchy elsewhere."""
+    return cgroup_presence() if cgroup2_root() == _NFT_CGROUPS else lambda path: False

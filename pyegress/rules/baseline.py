@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyegress.rules.addresses import Target, target_of
+from pyegress.rules.model import IFNAME
 
 _RESOLV = ("etc/resolv.conf", "run/systemd/resolve/resolv.conf")
 _TIMESYNCD = (
@@ -61,7 +62,12 @@ def configured_servers(root: Path = Path("/")) -> Servers:
 
 def _targets(texts: Iterable[str]) -> tuple[Target, ...]:
     found = (target_of(text) for text in texts)
-    return tuple(dict.fromkeys(target for target in found if target is not None))
+    return tuple(dict.fromkeys(target for target in found if target is not None and _is_writable(target)))
+
+
+def _is_writable(target: Target) -> bool:
+    """A zone can be any text, and would stand in a rule as the interface."""
+    return target.zone is None or IFNAME.fullmatch(target.zone) is not None
 
 
 def _lines(root: Path, patterns: Iterable[str]) -> Iterator[list[str]]:

@@ -32,7 +32,7 @@ _CGROUP_V1 = 1 << 62
 """From here on `cgroup_id` is of v1, which has other paths."""
 
 _PROTOCOL = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
-_IFNAME = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}")
+IFNAME = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}")
 """Names that mean themselves in every rule syntax and shell: no `+` or `*`, which are wildcards there."""
 _WRITABLE_PATH = re.compile(r"[ #%-_a-~]{1,255}")
 """nft's strings have no way to write a double quote, and what a shell reads inside of them can't be written inert."""
@@ -313,7 +313,7 @@ def destination_of(connection: Connection) -> Destination | str:
     ifname = None
     if target.network.is_link_local:
         ifname = connection.ifname or target.zone
-        if ifname is not None and not _IFNAME.fullmatch(ifname):
+        if ifname is not None and not IFNAME.fullmatch(ifname):
             return "an interface name that no rule can hold"
     return Destination(target.network.family, protocol, target.network, port, ifname)
 

@@ -96,6 +96,10 @@ def _head(plan: Plan, table: str) -> Iterator[str]:
             "A unit's cgroup gets a new number when the unit starts: systemd 255 and later put it into the unit's set "
             "by the drop-in that stands there; with older ones load this file again"
         )
+        yield (
+            "nft refuses a file with a cgroup that is not there, as at boot: let the drop-ins fill the sets then, and "
+            "put a # before each elements line of a set cgroup_..."
+        )
     yield from wording.evidence_lines(plan)
 
 
@@ -142,7 +146,7 @@ def _unit_set(unit: str, name: str, table: str, is_there: IsThere) -> Iterator[s
     if is_there(unit):
         yield f'\t\telements = {{ "{unit}" }}'
     else:
-        yield "\t\t# Its cgroup is not there, so that nothing could be loaded with it; the drop-in fills the set"
+        yield "\t\t# nft finds no such cgroup and would refuse the whole file; the drop-in fills the set"
         yield f'\t\t# elements = {{ "{unit}" }}'
     yield "\t}"
 

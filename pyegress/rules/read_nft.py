@@ -12,29 +12,18 @@ from typing import Any, NamedTuple, NoReturn
 
 from pyegress.errors import InputError
 from pyegress.escape import display
-from pyegress.rules.addresses import BITS, Network, target_of
-from pyegress.rules.firewall import Entry, Firewall, Range
+from pyegress.rules.firewall import Entry, Firewall, Verdict
+from pyegress.rules.nft_fields import ICMP_TYPES, Way, both, networks, numbers, ports, protocol_number, states
 
-_TOKEN = re.compile(r'"[^"\n]*"|[{},;]|[^\s{},;"]+')
-_TABLE = r"(?:table|add table|delete table) inet ([a-z_][a-z0-9_]*)"
-_PROTOCOLS = {
-    "tcp": 6,
-    "udp": 17,
-    "icmp": 1,
-    "icmpv6": 58,
-    "ipv6-icmp": 58,
-    "gre": 47,
-    "esp": 50,
-    "sctp": 132,
-}
-_ICMP6 = {
-    "nd-router-solicit": 133,
-    "nd-neighbor-solicit": 135,
-    "nd-neighbor-advert": 136,
-    "mld-listener-report": 131,
-    "mld2-listener-report": 143,
-}
-_BASE = "type filter hook output priority filter ; policy accept ;"
+_TOKEN = re.compile(r'"[^"\n]*"|#.*|[{},;]|[^\s{},;"#]+')
+_PUNCTUATION = frozenset("{},;")
+_TABLE = re.compile(r"(table|add table|delete table) inet ([a-z_][a-z0-9_]*)( \{)?")
+_SET = re.compile(r"set ([A-Za-z_][A-Za-z0-9_]*) \{")
+_TYPE = re.compile(r"type ([a-z0-9_]+(?: \. [a-z0-9_]+)*)(?: ;)?")
+_BASE = re.compile(
+    r"type filter hook output priority (?:filter|-?[0-9]+|filter [+-] [0-9]+) ;(?: policy (accept|drop) ;)?"
+)
+_WILDCARD = "*"
 _FIRST = {"ip": 4, "ip6": 6}
 
 
@@ -67,34 +56,36 @@ def own_table(text: str) -> str:
 class _Reader:
     def __init__(self, text: str) -> None:
         self.table = ""
-        self._lines = enumerate(text.splitlines(), 1)
+        # Only this ends a line of nft.
+        self._lines = enumerate(text.split("\n"), 1)
         self._number = 0
         self._line = ""
         self._sets: dict[str, _Set] = {}
         self._entries: list[Entry] = []
+        self._policy: Verdict = "accept"
         self._has_chain = False
 
     def firewall(self) -> Firewall:
         """Read all of it."""
         deleted = False
         for words in self._statements():
-            text = " ".join(words)
-            match = re.fullmatch(_TABLE, text.removesuffix(" {"))
-            if match is None or (self.table and match[1] != self.table):
+            match = _TABLE.fullmatch(" ".join(words).removesuffix(" ;"))
+            if match is None or (self.table and match[2] != self.table):
                 self._refuse("only one inet table may be in the file")
-            self.table = match[1]
-            if text.startswith("delete"):
-                deleted = True
-            elif text.endswith("{"):
+            self.table = match[2]
+            if match[3] and match[1] == "table":
+                if not deleted:
+                    self._refuse(f"the file doesn't begin anew: `delete table inet {self.table}` is missing")
                 self._read_table()
+            elif match[3] or self._has_chain:
+                self._refuse("only `add table`, `delete table` and then the table itself may be in the file")
+            deleted |= match[1] == "delete table"
         if not self._has_chain:
             raise InputError("nft: the file has no chain `output`")
-        if not deleted:
-            raise InputError(f"nft: the file doesn't begin anew: `delete table inet {self.table}` is missing")
-        return Firewall(kind="nftables", families=(4, 6), entries=tuple(self._entries))
+        return Firewall(kind="nftables", families=(4, 6), entries=tuple(self._entries), policy=self._policy)
 
     def _refuse(self, why: str) -> NoReturn:
-        raise InputError(f"nft: line {self._number}: {display(self._line.strip()[:60])}: {why}")
+        raise _refused(self._number, self._line, why)
 
     def _statements(self) -> Iterator[list[str]]:
         """The words of each line that has any."""
@@ -110,8 +101,8 @@ class _Reader:
         for words in self._statements():
             if words == ["}"]:
                 return
-            if len(words) == 3 and words[0] == "set" and words[2] == "{":
-                self._read_set(_Set(words[1]))
+            if match := _SET.fullmatch(" ".join(words)):
+                self._read_set(_Set(match[1]))
             elif words == ["chain", "output", "{"] and not self._has_chain:
                 self._has_chain = True
                 self._read_chain()
@@ -126,11 +117,11 @@ class _Reader:
         for words in self._statements():
             if words == ["}"]:
                 return
-            if words[0] == "type":
-                made.kind = " ".join(words[1:])
+            if match := _TYPE.fullmatch(" ".join(words)):
+                made.kind = match[1]
             elif words[:3] == ["elements", "=", "{"]:
                 self._read_elements(made, words[3:])
-            elif words not in (["counter"], ["flags", "interval"]):
+            elif " ".join(words).removesuffix(" ;") not in ("counter", "flags interval", "auto-merge"):
                 self._refuse("is not understood in a set")
         self._refuse("the set doesn't end")
 
@@ -147,16 +138,23 @@ class _Reader:
 
     def _element(self, words: list[str]) -> _Element:
         said = None
-        if len(words) > 2 and words[-2] == "comment":
+        if len(words) > 2 and words[-2] == "comment" and words[-1] not in _PUNCTUATION:
             said, words = words[-1].strip('"'), words[:-2]
-        if not words or "." in words[::2] or any(word != "." for word in words[1::2]):
+        if (
+            len(words) % 2 == 0
+            or not {".", *_PUNCTUATION}.isdisjoint(words[::2])
+            or any(word != "." for word in words[1::2])
+        ):
             self._refuse("is no element")
         return _Element(self._number, " . ".join(words[::2]), tuple(words[::2]), said)
 
     def _read_chain(self) -> None:
-        words = next(self._statements(), [])
-        if " ".join(words) != _BASE:
-            self._refuse(f"a chain must begin with {_BASE.replace(' ;', ';')}")
+        match = _BASE.fullmatch(" ".join(next(self._statements(), [])))
+        if match is None:
+            self._refuse(
+                "a chain must begin with type filter hook output priority filter; policy accept; (or drop)"
+            )
+        self._policy = "drop" if match[1] == "drop" else "accept"
         for words in self._statements():
             if words == ["}"]:
                 return
@@ -164,23 +162,39 @@ class _Reader:
         self._refuse("the chain doesn't end")
 
     def _rule(self, words: list[str]) -> list[Entry]:
-        matches: list[dict[str, Any]] = [
-            {"line": self._number, "text": " ".join(words), "verdict": "continue", "comment": None}
-        ]
-        rest = _Words(words)
+        rest = _Words(words[:-1] if words[-1] == ";" else words)
+        ways: list[Way] = [{"line": self._number, "text": " ".join(words)}]
+        verdict: Verdict = "continue"
+        decided, unknown = False, []
         while rest:
-            for pattern, read in _MATCHES:
-                found = rest.take(pattern)
-                if found is not None:
-                    try:
-                        ways = list(read(self, found))
-                    except (ValueError, KeyError):
-                        self._refuse("is not understood")
-                    matches = [{**match, **way} for match in matches for way in ways]
-                    break
+            pattern, found, read = self._next(rest)
+            if decided and read is not _comment:
+                self._refuse("nothing but a comment may stand behind what happens to the packet")
+            if isinstance(read, str):
+                verdict, decided = read, True  # type: ignore[assignment]
+            elif read is None:
+                # How often it matches depends on what came before.
+                unknown += [pattern] if pattern.startswith("limit") else []
             else:
-                self._refuse(f"{rest.next} is not understood")
-        return [Entry(**match) for match in matches]
+                ways = self._both(ways, read, found)
+        return [Entry(verdict=verdict, unknown=tuple(unknown), **way) for way in ways]
+
+    def _next(self, rest: _Words) -> tuple[str, list[Any], Any]:
+        for pattern, read in _MATCHES:
+            found = rest.take(pattern)
+            if found is not None:
+                return pattern, found, read
+        return self._refuse(f"{rest.next} is not understood")
+
+    def _both(self, ways: list[Way], read: Any, found: list[Any]) -> list[Way]:
+        try:
+            more = list(read(self, found))
+        except (ValueError, KeyError):
+            self._refuse("is not understood")
+        try:
+            return [both(way, each) for way in ways for each in more]
+        except ValueError as error:
+            self._refuse(str(error))
 
     def set_named(self, name: str, kind: str) -> list[_Element]:
         """Elements of a set that a rule looks into."""
@@ -204,22 +218,29 @@ class _Words:
         return display(self._words[0])
 
     def take(self, pattern: str) -> list[Any] | None:
-        """What stands for the pattern's `*` (a word or a set in braces) and `?` (a word), if it comes next."""
+        """What stands for the pattern's `*` (a word or a set in braces), `+` (that, or words between commas) and `?`
+        (a word), if it comes next.
+        """
         found: list[Any] = []
         at = 0
         for wanted in pattern.split():
             if at >= len(self._words):
                 return None
             word = self._words[at]
-            if wanted == "*" and word == "{":
+            if wanted in "*+" and word == "{":
                 try:
                     end = self._words.index("}", at)
                 except ValueError:
                     return None
                 found.append([each for part in _split(self._words[at + 1 : end]) for each in part])
                 at = end
-            elif wanted in "*?":
-                found.append([word] if wanted == "*" else word)
+            elif wanted in "*+?":
+                if word in _PUNCTUATION:
+                    return None
+                found.append(word if wanted == "?" else [word])
+                while wanted == "+" and self._words[at + 1 : at + 2] == [","] and at + 2 < len(self._words):
+                    at += 2
+                    found[-1].append(self._words[at])
             elif wanted != word:
                 return None
             at += 1
@@ -227,19 +248,23 @@ class _Words:
         return found
 
 
-Way = dict[str, Any]
-
-
 def _in_set(family: int, kind: str, protocol: int | None) -> Any:
     def read(reader: _Reader, found: list[Any]) -> Iterator[Way]:
         address = "ipv4_addr" if family == 4 else "ipv6_addr"
-        for line, text, (network, second), said in reader.set_named(found[0], f"{address} . {kind}"):
-            way: Way = {"family": family, "network": _network(network, family), "line": line, "text": text}
-            way["comment"] = said
-            if protocol is None:
-                yield way | {"protocol": _protocol(second)}
-            else:
-                yield way | {"protocol": protocol, "dports": (_range(second),)}
+        for element in reader.set_named(found[0], f"{address} . {kind}"):
+            try:
+                first, second = element.values
+                way: Way = (
+                    {"protocol": protocol_number(second)} if protocol is None else {"protocol": protocol}
+                )
+                if protocol is not None:
+                    way["dports"] = (ports(second),)
+                way |= {"family": family, "comment": element.comment}
+                way |= {"line": element.line, "text": element.text}
+                for network in networks(first, family):
+                    yield way | {"network": network}
+            except (ValueError, KeyError) as error:
+                raise _refused(element.line, element.text, "is not understood") from error
 
     return read
 
@@ -247,28 +272,66 @@ def _in_set(family: int, kind: str, protocol: int | None) -> Any:
 def _daddr(family: int) -> Any:
     def read(_: _Reader, found: list[Any]) -> Iterator[Way]:
         for text in found[0]:
-            yield {"family": family, "network": _network(text, family)}
+            for network in networks(text, family):
+                yield {"family": family, "network": network}
 
     return read
 
 
 def _ports(protocol: int | None, field: str) -> Any:
     def read(_: _Reader, found: list[Any]) -> Iterator[Way]:
-        way: Way = {field: tuple(sorted(_range(text) for text in found[0]))}
+        way: Way = {field: tuple(sorted(ports(text) for text in found[0]))}
         yield way if protocol is None else way | {"protocol": protocol}
 
     return read
 
 
 def _cgroup(reader: _Reader, found: list[Any]) -> Iterator[Way]:
-    name = found[1]
-    paths = (
-        [element.values[0] for element in reader.set_named(name, "cgroupsv2")]
-        if name.startswith("@")
-        else [name]
-    )
-    for path in paths:
-        yield {"cgroup": path.strip('"')}
+    level, name = int(found[0]), found[1]
+    elements = reader.set_named(name, "cgroupsv2") if name.startswith("@") else None
+    for path in [name] if elements is None else [element.values[0] for element in elements]:
+        path = path.strip('"')
+        # The kernel compares the ancestor of that level alone.
+        if path.count("/") + 1 != level:
+            raise ValueError(path)
+        yield {"cgroup": path}
+
+
+def _protocols(family: int | None) -> Any:
+    def read(_: _Reader, found: list[Any]) -> Iterator[Way]:
+        for text in found[0]:
+            yield {"protocol": protocol_number(text)} | ({} if family is None else {"family": family})
+
+    return read
+
+
+def _uids(_: _Reader, found: list[Any]) -> Iterator[Way]:
+    yield {"uids": tuple(sorted(numbers(text, 1 << 32) for text in found[0]))}
+
+
+def _oifname(_: _Reader, found: list[Any]) -> Iterator[Way]:
+    for text in found[0]:
+        name = text.strip('"')
+        if name.endswith(_WILDCARD):
+            raise ValueError(name)
+        yield {"oifname": name, "loopback": True} if name == "lo" else {"oifname": name}
+
+
+def _icmp(protocol: int) -> Any:
+    def read(_: _Reader, found: list[Any]) -> Iterator[Way]:
+        known = ICMP_TYPES[protocol]
+        types = sorted(int(text) if text.isdecimal() else known[text] for text in found[0])
+        yield {
+            "family": 4 if protocol == 1 else 6,
+            "protocol": protocol,
+            "icmp_types": tuple((each, each) for each in types),
+        }
+
+    return read
+
+
+def _comment(_: _Reader, found: list[Any]) -> Iterator[Way]:
+    yield {"comment": found[0].strip('"')}
 
 
 def _just(**way: Any) -> Any:
@@ -278,6 +341,7 @@ def _just(**way: Any) -> Any:
     return read
 
 
+# What reads a match; a verdict; or None for what asks for nothing.
 _MATCHES: tuple[tuple[str, Any], ...] = (
     *(
         (f"{first} daddr . {name} dport ?", _in_set(family, "inet_service", number))
@@ -293,45 +357,38 @@ _MATCHES: tuple[tuple[str, Any], ...] = (
     ("th dport *", _ports(None, "dports")),
     ("meta nfproto ipv4", _just(family=4)),
     ("meta nfproto ipv6", _just(family=6)),
-    ("meta l4proto *", lambda _, found: ({"protocol": _protocol(each)} for each in found[0])),
-    ("meta skuid *", lambda _, found: [{"uids": tuple(sorted(_range(each, 1 << 32) for each in found[0]))}]),
+    ("meta l4proto *", _protocols(None)),
+    ("ip protocol *", _protocols(4)),
+    ("meta skuid *", _uids),
     ("socket cgroupv2 level ? ?", _cgroup),
-    ('oifname "lo"', _just(oifname="lo", loopback=True)),
-    ("oifname ?", lambda _, found: [{"oifname": found[0].strip('"')}]),
-    ("ct state established , related", _just(established=True)),
-    ("ct state established", _just(established=True)),
-    (
-        "icmpv6 type *",
-        lambda _, found: [
-            {
-                "family": 6,
-                "protocol": 58,
-                "icmp_types": tuple(sorted((_icmp6(each), _icmp6(each)) for each in found[0])),
-            }
-        ],
-    ),
-    ("limit rate ? burst ? packets", _just()),
-    ("limit rate ?", _just()),
-    ("counter packets ? bytes ?", _just()),
-    ("counter", _just()),
-    ("log prefix ?", _just()),
-    ("log", _just()),
-    ("accept", _just(verdict="accept")),
-    ("drop", _just(verdict="drop")),
-    ("reject with tcp reset", _just(verdict="reject")),
-    ("reject with icmpx ?", _just(verdict="reject")),
-    ("reject", _just(verdict="reject")),
-    ("comment ?", lambda _, found: [{"comment": found[0].strip('"')}]),
+    ("oifname *", _oifname),
+    ("ct state +", lambda _, found: [states(found[0])]),
+    ("icmp type *", _icmp(1)),
+    ("icmpv6 type *", _icmp(58)),
+    ("limit rate ? burst ? packets", None),
+    ("limit rate ?", None),
+    ("counter packets ? bytes ?", None),
+    ("counter", None),
+    ("log prefix ?", None),
+    ("log", None),
+    ("accept", "accept"),
+    ("drop", "drop"),
+    ("reject with tcp reset", "reject"),
+    *((f"reject with {kind} ?", "reject") for kind in ("icmp", "icmpv6", "icmpx")),
+    ("reject", "reject"),
+    ("comment ?", _comment),
 )
 
 
+def _refused(number: int, line: str, why: str) -> InputError:
+    return InputError(f"nft: line {number}: {display(line.strip()[:60])}: {why}")
+
+
 def _words(line: str) -> list[str] | None:
-    """Of a line, less a comment that is all of it; None where a string doesn't end."""
-    if line.lstrip().startswith("#"):
-        return []
+    """Of a line, less a comment; None where a string doesn't end."""
     if _TOKEN.sub("", line).strip():
         return None
-    return _TOKEN.findall(line)
+    return [word for word in _TOKEN.findall(line) if word[0] != "#"]
 
 
 def _split(words: Iterable[str]) -> Iterator[list[str]]:
@@ -346,32 +403,3 @@ def _split(words: Iterable[str]) -> Iterator[list[str]]:
             part.append(word)
     if part:
         yield part
-
-
-def _network(text: str, family: int) -> Network:
-    address, _, length = text.partition("/")
-    target = target_of(address)
-    if target is None or target.network.family != family or target.zone is not None:
-        raise ValueError(text)
-    bits = BITS[target.network.family]
-    prefix = int(length) if length else bits
-    if not 0 <= prefix <= bits:
-        raise ValueError(text)
-    first = target.network.first >> (bits - prefix) << (bits - prefix)
-    return Network(target.network.family, first, prefix)
-
-
-def _range(text: str, end: int = 65536) -> Range:
-    first, _, last = text.partition("-")
-    low, high = int(first), int(last or first)
-    if not 0 <= low <= high < end:
-        raise ValueError(text)
-    return low, high
-
-
-def _protocol(text: str) -> int:
-    return int(text) if text.isdecimal() else _PROTOCOLS[text]
-
-
-def _icmp6(text: str) -> int:
-    return int(text) if text.isdecimal() else _ICMP6[text]

@@ -1,26 +1,35 @@
 # SPDX-License-Identifier: MIT
-"""Rules as the kernel has them, from `nft -j -n list ruleset` (libnftables-json(5))."""
+"""Rules as the kernel has them, from `nft -j -n list ruleset` (libnftables-json(5)), with or without `-n`.
+
+Without it states, protocols and types of ICMP are names, which are known here too; names of ports (`-S`) and users
+(`-u`) aren't. Each base chain on the way out is a firewall of its own, because a packet must pass all of them.
+"""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import structs
+
 from pyegress.errors import InputError
-from pyegress.rules.addresses import BITS, Network, target_of
+from pyegress.rules.addresses import Network
 from pyegress.rules.firewall import Entry, Firewall, Range, Verdict
+from pyegress.rules.nft_fields import ICMP_TYPES, PROTOCOLS, Way, both, networks, states
 
 DEPTH = 8
 """Chains are followed so deep into each other."""
 _FAMILIES: dict[str, tuple[Any, ...]] = {"inet": (4, 6), "ip": (4,), "ip6": (6,)}
-_NUMBERS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58, "ipv6-icmp": 58, "ipv4": 4, "ipv6": 6}
-_DECIDES = ("accept", "drop", "reject")
-_IDLE = ("counter", "log", "limit")
+_FAMILY_NUMBERS = {"ipv4": 4, "ipv6": 6, 2: 4, 10: 6}
+_IDLE = frozenset(("counter", "log", "mangle", "notrack", "last", "continue", "ct helper", "comment"))
+_CONDITIONS = frozenset(("limit", "quota", "ct count", "set"))
+"""Whether they match depends on what came before."""
+_REWRITES = frozenset(("dnat", "snat", "masquerade", "redirect"))
+"""They let the packet through, but to another place."""
+_FIELDS = frozenset(Entry.__struct_fields__) - {"line", "text", "verdict", "unknown", "comment", "hits"}
 
 Json = Any
-Way = dict[str, Any]
 
 
 def read_json(text: str) -> list[Firewall]:
@@ -28,7 +37,7 @@ def read_json(text: str) -> list[Firewall]:
     try:
         listed = json.loads(text)["nftables"]
         return _Ruleset(listed).firewalls()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"nft: its list of rules is not understood ({type(error).__name__})") from error
 
 
@@ -36,73 +45,129 @@ class _NotUnderstood(Exception):
     pass
 
 
+class _Rule:
+    """What a rule asks for, and what it does then."""
+
+    def __init__(self) -> None:
+        self.ways: list[Way] = [{}]
+        self.unknown: list[str] = []
+        self.verdict: Verdict = "continue"
+        self.hits: int | None = None
+        self.jumps: tuple[str, str] | None = None
+        """`jump`, `goto` or `return`, and where to."""
+
+    @property
+    def is_for_all(self) -> bool:
+        return self.ways == [{}] and not self.unknown
+
+
 class _Ruleset:
     def __init__(self, listed: Json) -> None:
         self._sets: dict[tuple[str, str, str], Json] = {}
         self._rules: dict[tuple[str, str, str], list[Json]] = {}
         self._chains: list[Json] = []
+        dormant = set()
         for each in listed:
             for kind, value in each.items():
-                if kind in ("set", "map"):
+                if kind == "table" and "dormant" in value.get("flags", ()):
+                    dormant.add((value["family"], value["name"]))
+                elif kind in ("set", "map"):
                     self._sets[value["family"], value["table"], value["name"]] = value
                 elif kind == "rule":
-                    self._rules.setdefault((value["family"], value["table"], value["chain"]), []).append(
-                        value
-                    )
+                    chain = value["family"], value["table"], value["chain"]
+                    self._rules.setdefault(chain, []).append(value)
                 elif kind == "chain" and value.get("hook") == "output" and value["family"] in _FAMILIES:
                     self._chains.append(value)
+        self._chains = [each for each in self._chains if (each["family"], each["table"]) not in dormant]
 
     def firewalls(self) -> list[Firewall]:
         """The base chains."""
-        return [
-            Firewall(
-                kind="nftables",
-                families=_FAMILIES[chain["family"]],
-                entries=tuple(self._entries(chain["family"], chain["table"], chain["name"], DEPTH)),
-                policy="drop" if chain.get("policy") == "drop" else "accept",
-            )
-            for chain in sorted(self._chains, key=lambda chain: int(chain["prio"]))
-        ]
+        return [self._firewall(chain) for chain in sorted(self._chains, key=lambda chain: int(chain["prio"]))]
 
-    def _entries(self, family: str, table: str, chain: str, depth: int) -> Iterator[Entry]:
-        for rule in self._rules.get((family, table, chain), ()):
-            yield from self._rule(rule, depth)
+    def _firewall(self, chain: Json) -> Firewall:
+        policy: Verdict = "drop" if chain.get("policy") == "drop" else "accept"
+        entries = self._entries((chain["family"], chain["table"], chain["name"]), DEPTH, policy)
+        return Firewall(
+            kind="nftables", families=_FAMILIES[chain["family"]], entries=tuple(entries), policy=policy
+        )
 
-    def _rule(self, rule: Json, depth: int) -> Iterator[Entry]:
-        ways: list[Way] = [{}]
-        unknown: list[str] = []
-        verdict: Verdict = "continue"
-        hits = None
-        for statement in rule["expr"]:
+    def _entries(
+        self, chain: tuple[str, str, str], depth: int, at_return: Verdict | None = None
+    ) -> Iterator[Entry]:
+        """A chain's, with those that it calls; `at_return` is what happens to packets that leave a base chain."""
+        left: tuple[str, ...] = ()
+        for listed in self._rules.get(chain, ()):
+            rule = self._read(listed)
+            made = list(self._made(listed, rule, depth))
+            yield from (structs.replace(entry, unknown=left + entry.unknown) for entry in made)
+            if rule.jumps is None or rule.jumps[0] == "jump":
+                continue
+            if at_return is not None:
+                yield from self._plain(listed, rule, at_return)
+            if rule.is_for_all:
+                return
+            if at_return is None:
+                # Which packets still get here is more than an entry can hold.
+                left = (f"{rule.jumps[0]} before it",)
+
+    def _made(self, listed: Json, rule: _Rule, depth: int) -> Iterator[Entry]:
+        if rule.jumps is None:
+            yield from self._plain(listed, rule, rule.verdict)
+        elif rule.jumps[0] != "return":
+            if depth == 0:
+                rule.unknown.append(rule.jumps[0])
+                yield from self._plain(listed, rule, "drop")
+                return
+            for entry in self._entries((listed["family"], listed["table"], rule.jumps[1]), depth - 1):
+                for way in rule.ways:
+                    yield _within(entry, way, rule.unknown)
+
+    def _plain(self, listed: Json, rule: _Rule, verdict: Verdict) -> Iterator[Entry]:
+        text = json.dumps(listed["expr"], ensure_ascii=False)
+        for way in rule.ways:
+            told: Way = {"comment": listed.get("comment"), "hits": rule.hits, **way}
+            yield Entry(line=0, text=text, verdict=verdict, unknown=tuple(rule.unknown), **told)
+
+    def _read(self, listed: Json) -> _Rule:
+        rule = _Rule()
+        for statement in listed["expr"]:
             ((kind, value),) = statement.items()
             if kind == "match":
                 try:
-                    ways = [{**way, **more} for way in ways for more in self._match(rule, value)]
+                    more = self._match(listed, value)
+                    rule.ways = [both(way, each) for way in rule.ways for each in more]
                 except (_NotUnderstood, ValueError, KeyError, TypeError):
-                    unknown.append(json.dumps(value, ensure_ascii=False))
-            elif kind == "counter":
-                hits = value["packets"] if isinstance(value, dict) else None
-            elif kind in _DECIDES:
-                verdict = kind
-            elif kind in ("jump", "goto") and len(rule["expr"]) == 1 and depth and kind == "jump":
-                yield from self._entries(rule["family"], rule["table"], value["target"], depth - 1)
-                return
+                    rule.unknown.append(json.dumps(value, ensure_ascii=False))
+            elif kind in ("accept", "drop", "reject"):
+                # What isn't understood may have dropped it before.
+                rule.verdict = kind if rule.verdict == "continue" else rule.verdict
+            elif kind in ("jump", "goto", "return"):
+                rule.jumps = kind, "" if value is None else value["target"]
+            elif kind == "counter" and isinstance(value, dict):
+                rule.hits = value["packets"]
+            elif kind in _REWRITES:
+                rule.unknown.append(kind)
+                rule.verdict = "accept"
+            elif kind in _CONDITIONS:
+                rule.unknown.append(kind)
             elif kind not in _IDLE:
                 # What it does isn't known: it may as well drop.
-                unknown.append(kind)
-                verdict = "drop"
-        text = json.dumps(rule["expr"], ensure_ascii=False)
-        for way in ways:
-            entry: Way = {"comment": rule.get("comment"), "hits": hits, **way}
-            yield Entry(line=0, text=text, verdict=verdict, unknown=tuple(unknown), **entry)
+                rule.unknown.append(kind)
+                rule.verdict = "drop"
+        return rule
 
-    def _match(self, rule: Json, match: Json) -> Iterator[Way]:
+    def _match(self, rule: Json, match: Json) -> list[Way]:
         if match["op"] not in ("==", "in"):
             raise _NotUnderstood
         left, right = match["left"], match["right"]
+        elements = self._elements(rule, right)
+        if left.get("ct", {}).get("key") == "state":
+            return [
+                states(each for value in elements for each in (value if isinstance(value, list) else [value]))
+            ]
         lefts = left.get("concat", [left])
-        ways = []
-        for element in self._elements(rule, right):
+        ways: list[Way] = []
+        for element in elements:
             value, told = element, {}
             if isinstance(element, dict) and "elem" in element:
                 inner = element["elem"]
@@ -115,15 +180,9 @@ class _Ruleset:
                 raise _NotUnderstood
             made: list[Way] = [told]
             for each, wanted in zip(lefts, values, strict=True):
-                made = [{**way, **more} for way in made for more in _field(each, wanted)]
+                made = [both(way, more) for way in made for more in _field(each, wanted)]
             ways += made
-        if (
-            len(lefts) == 1
-            and len(ways) > 1
-            and all(way.keys() == {"icmp_types", "protocol"} for way in ways)
-        ):
-            ways = [{**ways[0], "icmp_types": tuple(sorted(way["icmp_types"][0] for way in ways))}]
-        return iter(ways)
+        return _as_one(ways)
 
     def _elements(self, rule: Json, right: Json) -> list[Json]:
         if isinstance(right, str) and right.startswith("@"):
@@ -133,18 +192,37 @@ class _Ruleset:
         return [right]
 
 
+def _as_one(ways: list[Way]) -> list[Way]:
+    """Types of ICMP of one rule are one entry, as in a file."""
+    types = [way["icmp_types"][0] for way in ways if way.keys() == {"family", "protocol", "icmp_types"}]
+    if len(types) < 2 or len(types) < len(ways):
+        return ways
+    return [{**ways[0], "icmp_types": tuple(sorted(types))}]
+
+
+def _within(entry: Entry, way: Way, unknown: list[str]) -> Entry:
+    """An entry of a chain that only what a rule asks for gets to."""
+    asked = {key: value for key, value in way.items() if key in _FIELDS}
+    mine = {key: getattr(entry, key) for key in _FIELDS if getattr(entry, key) not in (None, False)}
+    try:
+        merged = both(asked, mine)
+    except ValueError as error:
+        merged, unknown = {}, [*unknown, str(error)]
+    return structs.replace(entry, unknown=(*unknown, *entry.unknown), **merged)
+
+
 def _field(left: Json, value: Json) -> Iterator[Way]:
     if "payload" in left:
         yield from _payload(left["payload"], value)
     elif "meta" in left:
         yield from _meta(left["meta"]["key"] if isinstance(left["meta"], dict) else left["meta"], value)
-    elif left.get("ct", {}).get("key") == "state":
-        states = value if isinstance(value, list) else [value]
-        if "new" in states:
-            raise _NotUnderstood
-        yield {"established": True}
     elif left.get("socket", {}).get("key") == "cgroupv2":
-        yield {"cgroup": str(value)}
+        # A cgroup that is gone has a number instead of a path, and nothing is in it.
+        if isinstance(value, str) and not value.isdecimal():
+            # The kernel compares the ancestor of that level alone.
+            if left["socket"].get("level", value.count("/") + 1) != value.count("/") + 1:
+                raise _NotUnderstood
+            yield {"cgroup": value}
     else:
         raise _NotUnderstood
 
@@ -155,22 +233,23 @@ def _payload(payload: Json, value: Json) -> Iterator[Way]:
         for network in _networks(value):
             yield {"family": network.family, "network": network}
     elif (protocol, field) == ("ip", "protocol"):
-        yield {"family": 4, "protocol": _number(value)}
+        yield {"family": 4, "protocol": _protocol(value)}
     elif protocol in ("tcp", "udp", "th") and field in ("dport", "sport"):
         way: Way = {f"{field}s": (_range(value),)}
-        yield way if protocol == "th" else way | {"protocol": _NUMBERS[protocol]}
+        yield way if protocol == "th" else way | {"protocol": PROTOCOLS[protocol]}
     elif protocol in ("icmp", "icmpv6") and field == "type":
-        yield {"protocol": _NUMBERS[protocol], "icmp_types": (_range(value),)}
+        number = PROTOCOLS[protocol]
+        value = ICMP_TYPES[number].get(value, value) if isinstance(value, str) else value
+        yield {"family": 4 if number == 1 else 6, "protocol": number, "icmp_types": (_range(value),)}
     else:
         raise _NotUnderstood
 
 
 def _meta(key: str, value: Json) -> Iterator[Way]:
     if key == "l4proto":
-        yield {"protocol": _number(value)}
+        yield {"protocol": _protocol(value)}
     elif key == "nfproto":
-        number = _number(value)
-        yield {"family": {2: 4, 10: 6}.get(number, number)}
+        yield {"family": _FAMILY_NUMBERS[value]}
     elif key == "skuid":
         yield {"uids": (_range(value),)}
     elif key in ("oifname", "oif") and isinstance(value, str) and not value.endswith("*"):
@@ -181,24 +260,12 @@ def _meta(key: str, value: Json) -> Iterator[Way]:
 
 def _networks(value: Json) -> Iterator[Network]:
     if isinstance(value, dict) and "prefix" in value:
-        first = _address(value["prefix"]["addr"])
-        prefix = int(value["prefix"]["len"])
-        yield Network(first.family, first.first, prefix)
-    elif isinstance(value, dict) and "range" in value:
-        low, high = (ipaddress.ip_address(text) for text in value["range"])
-        for part in ipaddress.summarize_address_range(low, high):
-            yield Network(4 if part.version == 4 else 6, int(part.network_address), part.prefixlen)
+        yield from networks(f"{value['prefix']['addr']}/{int(value['prefix']['len'])}")
+    elif isinstance(value, dict):
+        low, high = value["range"]
+        yield from networks(f"{low}-{high}")
     else:
-        yield _address(value)
-
-
-def _address(text: Json) -> Network:
-    target = target_of(text)
-    if target is None:
-        raise _NotUnderstood
-    if ":" in text and target.network.family == 4:
-        return Network(6, 0xFFFF << 32 | target.network.first, BITS[6])
-    return target.network
+        yield from networks(value)
 
 
 def _range(value: Json) -> Range:
@@ -208,5 +275,5 @@ def _range(value: Json) -> Range:
     return int(value), int(value)
 
 
-def _number(value: Json) -> int:
-    return value if isinstance(value, int) else _NUMBERS.get(value) or int(value)
+def _protocol(value: Json) -> int:
+    return value if isinstance(value, int) else PROTOCOLS.get(value) or int(value)

@@ -43,6 +43,8 @@ def test_hostile_and_missing_files(tmp_path: Path) -> None:
     """They name nothing, and nothing fails."""
     assert configured_servers(tmp_path) == ((), (), ())
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/resolv.conf").write_bytes(b"nameserver \xff\nnameserver 1.2.3\n\x00\n")
+    (tmp_path / "etc/resolv.conf").write_bytes(
+        b'nameserver \xff\nnameserver 1.2.3\n\x00\nnameserver fe80::1%a";drop\nnameserver fe80::1%e*\n'
+    )
     (tmp_path / "etc/ntp.conf").mkdir()
     assert configured_servers(tmp_path).dns == ()

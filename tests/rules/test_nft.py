@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from pyegress.rules import nft
 from pyegress.rules.addresses import target_of
 from pyegress.rules.baseline import Servers
 from pyegress.rules.diff import compare
-from pyegress.rules.options import RuleOptions
+from pyegress.rules.options import MaxExtra, RuleOptions
 from pyegress.rules.read_nft import own_table, read_text
 from pyegress.rules.read_nft_json import read_json
 from pyegress.rules.shape import Plan, plan
@@ -25,6 +27,7 @@ from tests.rules.observed import connections, observed
 from tests.rules.test_quote import HOSTILE
 
 _TARGETS = [target_of(text) for text in ("192.0.2.53", "fe80::1%eth0", "2001:db8::53")]
+SIBLING = Connection(1, "ebpf", "tcp", 4, "192.0.2.1", 80)
 SERVERS = Servers(tuple(t for t in _TARGETS if t), tuple(t for t in _TARGETS if t), ("$(touch pwned)",))
 
 
@@ -71,7 +74,7 @@ def test_kernel_holds_what_the_file_says(
     assert '"mine"' in listed
     assert compare(read_text(text), read_json(listed)).is_same
     if scope == "any" and not baseline:
-        wanted = sum(max(1, len(rule.ports)) for rule in made.rules)
+        wanted = sum(1 if rule.ifname else max(1, len(rule.ports)) for rule in made.rules)
         assert sum(entry.verdict == "accept" for entry in read_text(text)[0].entries) == wanted
 
 
@@ -140,3 +143,55 @@ def test_cuts_are_announced() -> None:
     seen = [Connection(1, "ebpf", "tcp", 4, "192.0.2.1", 443)]
     assert "# CAUTION: this cuts established connections" in text_of(planned(seen, policy="drop"))
     assert "CAUTION" not in text_of(planned(seen, SERVERS, policy="drop", baseline=True))
+
+
+@needs_netfilter
+@pytest.mark.parametrize("merge", ["exact", "prefix"])
+def test_many_load(merge: str) -> None:
+    """50,000 destinations, in a set with and without intervals."""
+    seen = [
+        Connection(1, "ebpf", "tcp", 4, f"10.{at >> 15}.{at >> 7 & 255}.{(at & 127) * 2}", 443)
+        for at in range(50_000)
+    ]
+    made = planned(
+        [*seen, Connection(1, "ebpf", "tcp", 4, "192.0.2.0", 80), SIBLING], merge=merge, max_extra=MaxExtra(0)
+    )
+    text = text_of(made)
+    assert ("flags interval" in text) == (merge == "prefix")
+    with own_netns():
+        subprocess.run(["nft", "-f", "-"], input=text.encode(), check=True)
+        listed = subprocess.run(
+            ["nft", "-j", "-n", "list", "ruleset"], capture_output=True, check=True
+        ).stdout
+    (loaded,) = read_json(listed.decode())
+    assert len(loaded.entries) == len(made.rules) + 1
+    assert all(entry.hits == 0 for entry in loaded.entries[:-2])
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="needs root and nft")
+@pytest.mark.parametrize("name", ["a\\x2db.service", "c@1:d e.service", "#%&'()*+,-;<=>?[]^_{}|~", "e" * 230])
+def test_unit_names(name: str, tmp_path: Path) -> None:
+    """nft finds the cgroup of each path that the model lets through, and lists it so."""
+    unit = f"pyegress-nft.slice/{name}"
+    process = Process(pid=1, cgroup=f"/{unit}", cgroup_id=9, unit=name)
+    made = planned([Connection(1, "ebpf", "tcp", 4, "192.0.2.1", 443, process=process)], scope="unit")
+    (tmp_path / "rules").write_text(text_of(made, there=True))
+    script = f"""
+        set -e
+        [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] || mount -t cgroup2 none /sys/fs/cgroup
+        cd /sys/fs/cgroup
+        trap 'rmdir "$UNIT" pyegress-nft.slice' EXIT
+        mkdir -p "$UNIT"
+        nft -f {tmp_path}/rules
+        nft -j -n list ruleset
+    """
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "sh", "-c", script],
+        env={**os.environ, "UNIT": unit},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    written, live = read_text((tmp_path / "rules").read_text()), read_json(done.stdout.decode())
+    assert [entry.cgroup for entry in live[0].entries if entry.verdict == "accept"] == [unit]
+    assert compare(written, live).is_same

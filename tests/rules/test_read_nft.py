@@ -62,6 +62,15 @@ def test_elements_are_entries() -> None:
         "jump other",
         "ip daddr . tcp dport @nothing accept",
         'log prefix "unended',
+        'oifname "eth*" accept',
+        "tcp dport 22 tcp dport 1-1024 accept",
+        "tcp dport 22 meta l4proto udp accept",
+        "accept tcp dport 22",
+        "accept; drop",
+        "tcp dport no-such-service accept",
+        "ct state untracked accept",
+        'socket cgroupv2 level 1 "a.slice/b.service" accept',
+        "log prefix ; accept",
     ],
 )
 def test_what_is_not_understood(rule: str) -> None:
@@ -92,3 +101,51 @@ def test_cut_off(cut: int) -> None:
     """A file that ends too soon is one to whoever reads it."""
     with pytest.raises(InputError):
         read_text("\n".join(file().splitlines()[:cut]))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        ("inet_service\n", "inet_service; } } flush ruleset; table inet pyegress { set x { type ipv4_addr\n"),
+        ("192.0.3.1 . 443,", "192.0.3.1 . } } flush ruleset,"),
+        ("set any_tcp4 {", "set } {"),
+        ("table inet pyegress {", "table inet pyegress { flags dormant;"),
+    ],
+)
+def test_nothing_hides_in_a_line(hidden: tuple[str, str]) -> None:
+    """What nft would run is never taken for a word."""
+    with pytest.raises(InputError, match="line"):
+        own_table(file().replace(*hidden))
+
+
+def test_deleted_where_it_is_made() -> None:
+    """Behind it, nothing would be left; without it, older rules would."""
+    delete = "delete table inet pyegress\n"
+    for text in (file().replace(delete, ""), file() + delete):
+        with pytest.raises(InputError, match="line"):
+            own_table(text)
+
+
+def test_edits() -> None:
+    """Simple matches, comments behind a line, semicolons, services by name, another policy, a range of addresses."""
+    text = file(
+        '\t\ticmp type echo-request accept; # for "the others\n'
+        "\tct state new tcp dport { ssh, 80-90 } accept\n"
+        "ip daddr 192.0.2.1-192.0.2.2 ip protocol gre accept\n"
+        "ip daddr 0.0.0.0/0 oifname { lo, eth0 } drop\n"
+        "limit rate 10/second accept"
+    ).replace("policy accept", "policy drop")
+    (firewall,) = read_text(text)
+    echo, new, low, high, local, device, limited = firewall.entries[3:-1]
+    assert firewall.policy == "drop"
+    assert (echo.family, echo.protocol, echo.icmp_types) == (4, 1, ((8, 8),))
+    assert (new.established, new.protocol, new.dports) == (False, 6, ((22, 22), (80, 90)))
+    assert [str(each.network) for each in (low, high, local)] == ["192.0.2.1", "192.0.2.2", "0.0.0.0/0"]
+    assert (low.protocol, local.loopback, device.oifname) == (47, True, "eth0")
+    assert limited.unknown
+
+
+def test_bad_element_is_named() -> None:
+    """Not the rule that looks into its set."""
+    with pytest.raises(InputError, match=r"line 10: 192\.0\.3\.1 \. x: is not understood"):
+        read_text(file().replace("192.0.3.1 . 443", "192.0.3.1 . x"))
