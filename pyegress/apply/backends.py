@@ -5,19 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from pyegress.apply import programs, table
 from pyegress.apply.chain import Chain
 from pyegress.apply.part import Part
 from pyegress.apply.table import Table
 from pyegress.errors import EgressError
+from pyegress.rules import live
 from pyegress.rules.addresses import Family
+from pyegress.rules.iptables import PROGRAM
+from pyegress.rules.nft import TABLE
 
 _WAY_ON = "pyegress apply --remove removes all of ours"
-_LEGACY_NAMES: dict[Family, str] = {4: "ip_tables_names", 6: "ip6_tables_names"}
-_NFT_FAMILIES: dict[Family, str] = {4: "ip", 6: "ip6"}
-_IPTABLES_TABLES = frozenset(("filter", "nat", "mangle", "raw", "security"))
 
 
 def notices(parts: Sequence[Part]) -> Iterator[str]:
@@ -29,8 +28,8 @@ def notices(parts: Sequence[Part]) -> Iterator[str]:
                     yield f"{chain.what} is loaded as well, and both decide; {_WAY_ON}"
         return
     with suppress(EgressError):
-        if programs.found("nft") and table.exists(table.NAME):
-            yield f"table inet {table.NAME} is loaded as well, and both decide; {_WAY_ON}"
+        if programs.found("nft") and table.exists(TABLE):
+            yield f"table inet {TABLE} is loaded as well, and both decide; {_WAY_ON}"
     for part in parts:
         if isinstance(part, Chain):
             with suppress(EgressError):
@@ -55,35 +54,19 @@ def _chains() -> list[Chain]:
         found += [
             Chain("", b"", family, backend)
             for backend in backends
-            if backend != "-legacy" or "filter" in _legacy_tables(family)
+            if backend != "-legacy" or "filter" in live.legacy_tables(family)
         ]
     return found
 
 
 def _is_installed(family: Family, backend: str) -> bool:
-    return programs.found(f"{'ip' if family == 4 else 'ip6'}tables{backend}-save") is not None
+    return programs.found(f"{PROGRAM[family]}{backend}-save") is not None
 
 
 def _other_backend(family: Family) -> Iterator[str]:
-    program = f"{'ip' if family == 4 else 'ip6'}tables"
-    version = programs.run(f"{program}-restore", "--version")
-    other = ""
-    if "(nf_tables)" in version and _legacy_tables(family):
-        other = "legacy"
-    elif "(legacy)" in version and programs.found("nft"):
-        listed = programs.run("nft", "list", "tables", _NFT_FAMILIES[family]).splitlines()
-        if _IPTABLES_TABLES.intersection(line.split()[-1] for line in listed):
-            other = "nft"
-    if other:
+    program, other = PROGRAM[family], live.other_backend(family)
+    if other is not None:
         yield (
             f"{program}: this host has tables of the {other} backend too, and both decide; "
             f"see {program}-{other}-save"
         )
-
-
-def _legacy_tables(family: Family) -> list[str]:
-    """Those that there are; asking a program for one would make it."""
-    try:
-        return (Path("/proc/net") / _LEGACY_NAMES[family]).read_text().split()
-    except OSError:
-        return []

@@ -13,16 +13,16 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from pyegress.apply import programs
-from pyegress.apply.part import Part
+from pyegress.apply.part import Part, unrestorable
 from pyegress.apply.programs import ProgramError
 from pyegress.errors import EgressError, InputError
 from pyegress.escape import display
 from pyegress.kernel import cgroup2_root
 from pyegress.rules.addresses import Family
+from pyegress.rules.iptables import CHAIN, PROGRAM
 
-NAME = "PYEGRESS"
 _RULE = re.compile(r"(?P<counts>\[\d+:\d+\]) -A (?P<chain>\S+) (?P<match>.*)")
-_COMMENT = re.compile(r'--comment (?:"(?:[^"\\]|\\.)*"|\S+)')
+COMMENT = re.compile(r'--comment (?:"(?:[^"\\]|\\.)*"|\S+)')
 _CGROUP = re.compile(r'(?<!! )--path (?:"((?:[^"\\]|\\.)*)"|(\S+))')
 _TABLE_LINE = re.compile(rb"^\*filter[ \t]*\n", re.MULTILINE)
 _RESTORE = ("--noflush", "-w", "10")
@@ -55,7 +55,7 @@ class State(NamedTuple):
 
 
 NOTHING = State(None, (), 0, ())
-_UNREADABLE = State((), (Jump(1, "[0:0]", f"-j {NAME}"),), 1_000_000, ("unknown",))
+_UNREADABLE = State((), (Jump(1, "[0:0]", f"-j {CHAIN}"),), 1_000_000, ("unknown",))
 """What must be there after our own load, where nft has put in something meanwhile that iptables can't read."""
 
 
@@ -64,9 +64,9 @@ class Chain(Part):
 
     def __init__(self, where: str, text: bytes, family: Family, backend: str = "") -> None:
         super().__init__(where, text)
-        tables = f"{'ip' if family == 4 else 'ip6'}tables"
+        tables = PROGRAM[family]
         self.family = family
-        self.what = f"chain {NAME} of {tables}{backend}"
+        self.what = f"chain {CHAIN} of {tables}{backend}"
         self._save = f"{tables}{backend}-save"
         self._restore = f"{tables}{backend}-restore"
         self._before = NOTHING
@@ -83,10 +83,7 @@ class Chain(Part):
         try:
             self._run(transaction(self._before, self._before), "--test")
         except ProgramError as error:
-            raise EgressError(
-                f"{self.what}: what is loaded now could not be put back ({error.complaint.text}); "
-                "remove it first, with pyegress apply --remove"
-            ) from error
+            raise unrestorable(self.what, error) from error
 
     def load(self) -> None:
         self._run(self._with_jumps_deleted()[1])
@@ -130,7 +127,7 @@ class Chain(Part):
 
     def _nft_sees_it(self) -> bool:
         with suppress(ProgramError):
-            programs.run("nft", "list", "chain", "ip" if self.family == 4 else "ip6", "filter", NAME)
+            programs.run("nft", "list", "chain", "ip" if self.family == 4 else "ip6", "filter", CHAIN)
             return True
         return False
 
@@ -156,7 +153,7 @@ def state_of(saved: str) -> State:
     for line in saved.split("\n"):
         if line.startswith("*"):
             table = line[1:]
-        elif table == "filter" and line.startswith(f":{NAME} "):
+        elif table == "filter" and line.startswith(f":{CHAIN} "):
             has_chain = True
         elif table == "filter" and (rule := _RULE.fullmatch(line)):
             chains.setdefault(rule["chain"], []).append(rule)
@@ -167,7 +164,7 @@ def state_of(saved: str) -> State:
         if _leads_to_ours(rule)
     )
     return State(
-        rules=tuple(f"{rule['counts']} -A {NAME} {rule['match']}" for rule in chains.get(NAME, ()))
+        rules=tuple(f"{rule['counts']} -A {CHAIN} {rule['match']}" for rule in chains.get(CHAIN, ()))
         if has_chain
         else None,
         jumps=jumps,
@@ -175,7 +172,7 @@ def state_of(saved: str) -> State:
         users=tuple(
             name
             for name, rules in chains.items()
-            if name not in ("OUTPUT", NAME) and any(map(_leads_to_ours, rules))
+            if name not in ("OUTPUT", CHAIN) and any(map(_leads_to_ours, rules))
         ),
     )
 
@@ -184,13 +181,13 @@ def transaction(now: State, wanted: State) -> bytes:
     """What makes the one from the other, for iptables-restore; empty where there is nothing to do."""
     lines = list(_deleted(now.jumps))
     if wanted.rules is not None:
-        lines += [f":{NAME} - [0:0]", *(rule for rule in wanted.rules if not _is_dead(rule))]
+        lines += [f":{CHAIN} - [0:0]", *(rule for rule in wanted.rules if not _is_dead(rule))]
         for done, jump in enumerate(wanted.jumps):
             # Where it was, if nobody took rules out of OUTPUT meanwhile.
             place = min(jump.place, now.others + done + 1)
             lines.append(f"{jump.counts} -I OUTPUT {place} {jump.match}")
     elif now.rules is not None:
-        lines += [f"-F {NAME}"] if now.users else [f"-F {NAME}", f"-X {NAME}"]
+        lines += [f"-F {CHAIN}"] if now.users else [f"-F {CHAIN}", f"-X {CHAIN}"]
     return _bytes(["*filter", *lines, "COMMIT"]) if lines else b""
 
 
@@ -201,7 +198,7 @@ def _deleted(jumps: Sequence[Jump]) -> Iterator[str]:
 
 def _is_dead(rule: str) -> bool:
     """Whether it is for a cgroup that is gone: it matches nothing any more, and could not be loaded."""
-    match = _CGROUP.search(_COMMENT.sub("", rule))
+    match = _CGROUP.search(COMMENT.sub("", rule))
     root = cgroup2_root() if match else None
     if match is None or root is None:
         return False
@@ -211,7 +208,7 @@ def _is_dead(rule: str) -> bool:
 
 def _leads_to_ours(rule: re.Match[str]) -> bool:
     """A jump to a chain has its target at its end, and a comment that ends so would end in a quote."""
-    return f" {rule['match']}".endswith((f" -j {NAME}", f" -g {NAME}"))
+    return f" {rule['match']}".endswith((f" -j {CHAIN}", f" -g {CHAIN}"))
 
 
 def _bytes(lines: Sequence[str]) -> bytes:

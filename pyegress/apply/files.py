@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pyegress.apply.chain import Chain
+from pyegress.apply.chain import COMMENT, Chain
 from pyegress.apply.part import Part
 from pyegress.apply.table import Table, is_ours
 from pyegress.errors import InputError, UsageError
@@ -20,7 +20,6 @@ from pyegress.rules.addresses import Family
 _LINE = re.compile(r"(?:nft: )?line (\d+): (.*)")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
 """What nobody of ours writes, and what readers may take for ends of lines where nft and iptables don't."""
-_COMMENT = re.compile(r'--comment (?:"(?:[^"\\]|\\.)*"|\S+)')
 _COMMANDS = ("iptables ", "ip6tables ", "sudo iptables ", "sudo ip6tables ")
 
 
@@ -115,7 +114,7 @@ def _is_restore(name: str, data: bytes) -> bool:
 
 def _families(text: str) -> Iterator[Family]:
     for line in _statements(text):
-        for word in _COMMENT.sub("", line).split():
+        for word in COMMENT.sub("", line).split():
             if word in ("icmp", "icmpv6", "ipv6-icmp"):
                 yield 4 if word == "icmp" else 6
             # A number alone would be an address to ipaddress' network parser, a port to iptables.

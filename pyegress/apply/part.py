@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import NoReturn
 
 from pyegress.apply.programs import ProgramError
-from pyegress.errors import InputError
+from pyegress.errors import EgressError, InputError
 from pyegress.escape import display
 
 
@@ -50,3 +50,11 @@ class Part(ABC):
         line, text = error.complaint
         place = "" if line is None else f":{line - lines_added if line > lines_added else line}"
         raise InputError(f"{display(self._where)}{place}: {text}; nothing was changed") from error
+
+
+def unrestorable(what: str, error: ProgramError) -> EgressError:
+    """Why nothing is loaded: what is there now would be lost."""
+    return EgressError(
+        f"{what}: what is loaded now could not be put back ({error.complaint.text}); "
+        "remove it first, with pyegress apply --remove"
+    )

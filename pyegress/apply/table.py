@@ -7,11 +7,11 @@ import json
 import re
 
 from pyegress.apply import programs
-from pyegress.apply.part import Part
+from pyegress.apply.part import Part, unrestorable
 from pyegress.apply.programs import ProgramError
-from pyegress.errors import EgressError, UnsupportedError
+from pyegress.errors import UnsupportedError
+from pyegress.rules.nft import TABLE
 
-NAME = "pyegress"
 _OURS = re.compile(r"pyegress[A-Za-z0-9_]*")
 _DEAD_RULE = re.compile(r'^\t+(?:[^"\n]|"[^"\n]*")*?\bsocket cgroupv2 level \d+ \d+ .*\n', re.MULTILINE)
 _CGROUP_SET = re.compile(
@@ -25,7 +25,7 @@ _ELEMENT = re.compile(r'(?:"[^"]*"|[^",])+')
 class Table(Part):
     """`table inet NAME`."""
 
-    def __init__(self, where: str, text: bytes, name: str = NAME) -> None:
+    def __init__(self, where: str, text: bytes, name: str = TABLE) -> None:
         super().__init__(where, text)
         self.name = name
         self.what = f"table inet {name}"
@@ -44,10 +44,7 @@ class Table(Part):
         try:
             programs.run("nft", "-c", "-f", "-", text=self._undo())
         except ProgramError as error:
-            raise EgressError(
-                f"{self.what}: what is loaded now could not be put back ({error.complaint.text}); "
-                "remove it first, with pyegress apply --remove"
-            ) from error
+            raise unrestorable(self.what, error) from error
 
     def load(self) -> None:
         programs.run("nft", "-f", "-", text=self._text)

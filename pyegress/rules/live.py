@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Timer
+from typing import Literal
 
 from pyegress.errors import EgressError, InputError, UnsupportedError
 from pyegress.escape import display
@@ -62,17 +63,22 @@ def backend_notices(family: Family) -> Iterator[str]:
     """The other backend of iptables, where it has tables too: they decide as well and weren't looked at."""
     program = PROGRAM[family]
     with suppress(EgressError):
-        version = _output(f"{program}-save", "--version")
-        other = None
-        if "(nf_tables)" in version and _legacy_tables(family):
-            other = "legacy"
-        elif "(legacy)" in version and is_installed("nft"):
-            tables = _output("nft", "list", "tables", _NFT_FAMILIES[family]).splitlines()
-            if _IPTABLES_TABLES.intersection(line.split()[-1] for line in tables if line.strip()):
-                other = "nft"
+        other = other_backend(family)
         if other is not None:
             see = f"see {program}-{other}-save"
             yield f"{program}: tables of the {other} backend decide too and were not looked at; {see}"
+
+
+def other_backend(family: Family) -> Literal["legacy", "nft"] | None:
+    """Which backend has tables too beside that of the host's iptables; raises EgressError where it can't be told."""
+    version = _output(f"{PROGRAM[family]}-save", "--version")
+    if "(nf_tables)" in version and legacy_tables(family):
+        return "legacy"
+    if "(legacy)" in version and is_installed("nft"):
+        tables = _output("nft", "list", "tables", _NFT_FAMILIES[family]).splitlines()
+        if _IPTABLES_TABLES.intersection(line.split()[-1] for line in tables if line.strip()):
+            return "nft"
+    return None
 
 
 def is_installed(program: str) -> bool:
@@ -80,7 +86,7 @@ def is_installed(program: str) -> bool:
     return _path(program) is not None
 
 
-def _legacy_tables(family: Family) -> list[str]:
+def legacy_tables(family: Family) -> list[str]:
     """Those that there are; asking a program for one would make it."""
     try:
         return Path(_LEGACY_NAMES[family]).read_text().split()

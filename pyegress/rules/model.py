@@ -147,8 +147,6 @@ class Observations:
         # Processes of a live audit would be held with them; a log's are few objects.
         self._kept = _CACHED if live else 4 * _CACHED
         self._since_ns = time.time_ns() if live else 0
-        self._until_ns = 0
-        self._last_new_ns = 0
         self._connections = 0
         self._sources = 0
         self._unattributed: dict[str, int] = {}

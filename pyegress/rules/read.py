@@ -19,7 +19,6 @@ Kind = Literal["nft", "nft-json", "restore", "commands"]
 MOST_BYTES = 256 << 20
 _HEAD_BYTES = 1 << 20
 """The comments at the beginning are shorter."""
-_COMMAND = re.compile(r"\s*(?:sudo\s+)?(?:/\S*/)?(ip6?)tables(?:-nft|-legacy)?\s", re.MULTILINE)
 _NFT = re.compile(
     r"(?:add|create|delete|destroy|flush|table)\s+(?:(?:table|chain|set|ruleset)\b|inet\b|ip6?\b)"
 )
@@ -35,7 +34,7 @@ def kind_of(text: str) -> Kind | None:
             return "restore"
         if statement.startswith('{"nftables"'):
             return "nft-json"
-        if _COMMAND.match(line):
+        if read_iptables.is_commands(line):
             return "commands"
         return "nft" if _NFT.match(statement) else None
     return None
@@ -76,12 +75,9 @@ def firewalls(name: str, text: str, kind: Kind, family: Family | None) -> list[F
         if kind == "nft-json":
             return read_nft_json.read_json(text)
         if kind == "commands":
-            programs = {match[1] for match in _COMMAND.finditer(text)}
-            families: tuple[tuple[str, Family], ...] = (("ip", 4), ("ip6", 6))
             return [
                 firewall
-                for program, each in families
-                if program in programs
+                for each in sorted(read_iptables.commanded(text))
                 for firewall in read_iptables.read_text(text, each)
             ]
         if family is None:

@@ -87,7 +87,13 @@ def read_commands(text: str, family: Family) -> list[Firewall]:
 
 def is_commands(text: str) -> bool:
     """Whether it is a file of commands."""
-    return any(_COMMAND.match(line) for line in text.split("\n"))
+    return bool(commanded(text))
+
+
+def commanded(text: str) -> frozenset[Family]:
+    """The families that a file's commands are for."""
+    found = filter(None, map(_COMMAND.match, text.split("\n")))
+    return frozenset(4 if match[1] == "ip" else 6 for match in found)
 
 
 def own_chain(text: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pyegress.escape import display
 from pyegress.record import Process
 from pyegress.redact import mask
-from pyegress.rules.model import Evidence, Program, Seen
+from pyegress.rules.model import Evidence, Program
 from pyegress.rules.quote import quoted, word
 from pyegress.rules.shape import Plan, Rule
 from pyegress.times import duration_text, rfc3339
@@ -157,8 +157,3 @@ def _last_new(evidence: Evidence) -> str:
         return ""
     before = max(0, evidence.until_ns - evidence.last_new_ns)
     return f", the last new one {duration_text(before)} before the end"
-
-
-def seen_text(seen: Seen) -> str:
-    """For a rule's own comment: the first program that was seen."""
-    return name_of(seen.process) or "unknown process"

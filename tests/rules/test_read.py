@@ -65,6 +65,7 @@ def test_only_files_are_rules(tmp_path: Path) -> None:
         (RESTORE, "restore", 6, [(6,)]),
         (COMMANDS, "commands", None, [(4,)]),
         (COMMANDS + "ip6tables -I OUTPUT -p tcp -j ACCEPT\n", "commands", None, [(4,), (6,)]),
+        ("# not ip6tables -F\n" + COMMANDS, "commands", None, [(4,)]),
         ('{"nftables": []}', "nft-json", None, []),
     ],
 )
