@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BUILD_PACKAGES := clang llvm libbpf-dev gcc libc6-dev python3-dev python3-venv
-TEST_PACKAGES := iptables iproute2 qemu-system-x86 busybox-static cpio kmod file bpftool libclang-rt-dev tcpdump
+DIST_PACKAGES := linux-libc-dev-arm64-cross
+TEST_PACKAGES := $(DIST_PACKAGES) qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross iptables nftables iproute2 qemu-system-x86 busybox-static cpio kmod file bpftool libclang-rt-dev tcpdump chromium logrotate systemd zsh fish man-db mandoc groff dnsmasq-base ipset
 ARGS ?=
 
 help: ## show what can be made
@@ -16,7 +17,7 @@ run: build ## audit this host's outbound connections (ARGS="..." for pyegress ru
 
 build: $(VENV)/built ## packages, virtual environment, native module, BPF object
 
-test: $(VENV)/test-packages $(VENV)/dev ## all tests, the guest kernels included (ARGS="..." for pytest)
+test: $(VENV)/test-packages $(VENV)/dev $(VENV)/packed ## all tests, the guest kernels included (ARGS="..." for pytest)
 	$(SUDO) env CI="$(CI)" $(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/dev ## lint, format and types
@@ -28,14 +29,28 @@ fmt: $(VENV)/dev ## format the Python code
 bench: $(VENV)/test-packages $(VENV)/dev ## all benchmarks (ARGS=--quick for the short ones)
 	$(SUDO) $(BIN)/python -m bench $(ARGS)
 
-docs: build ## write docs/plugins.txt anew
-	$(BIN)/pyegress list > docs/plugins.txt
+bench-peers: $(VENV)/test-packages $(VENV)/dev ## other tools beside pyegress in a guest (ARGS="--record", "--only PART")
+	$(SUDO) $(BIN)/python -m bench.peers $(ARGS)
 
-dist: $(VENV)/dev ## source distribution and wheel in dist/
-	$(BIN)/pip install -q build && $(BIN)/python -P -m build
+bench-native: $(VENV)/dev ## decoder, lines, filters and attribution by themselves (ARGS="..." for pytest-benchmark)
+	$(BIN)/python -m pytest -p pytest_benchmark.plugin bench/native $(ARGS)
+
+plots: $(VENV)/dev ## docs/img from bench/figures.json and bench/peers.json
+	$(BIN)/python -m bench.plots
+
+soak: $(VENV)/test-packages $(VENV)/dev ## an hour of 10,000 connections a second (ARGS="--seconds 180 --every 20"; --guest 6.12)
+	$(SUDO) $(BIN)/python -m tests.soak $(ARGS)
+
+docs: build ## write docs/plugins.txt and docs/pyegress.toml anew
+	$(BIN)/pyegress list > docs/plugins.txt && $(BIN)/pyegress list --toml > docs/pyegress.toml
+
+dist: $(VENV)/dist-packages $(VENV)/dev ## source distribution and manylinux wheel in dist/
+	$(BIN)/python dist.py
+
+wheelhouse: $(VENV)/packed ## both, and the wheels that they need, for tests
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) build dist *.egg-info pyegress/_native/lib pyegress/_native/*.so pyegress/_native/*.bpf.o pyegress/_native/_egress.c tests/traffic tests/short
+	rm -rf $(VENV) build dist prebuilt *.egg-info pyegress/_native/*.so pyegress/_native/*.bpf.o pyegress/_native/_egress.c tests/traffic tests/short
 
 $(VENV)/build-packages:
 	@dpkg -s $(BUILD_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $(BUILD_PACKAGES); }
@@ -43,6 +58,10 @@ $(VENV)/build-packages:
 
 $(VENV)/test-packages: $(VENV)/build-packages
 	@dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $(TEST_PACKAGES); }
+	@touch $@
+
+$(VENV)/dist-packages: $(VENV)/build-packages
+	@dpkg -s $(DIST_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $(DIST_PACKAGES); }
 	@touch $@
 
 $(VENV)/built: $(VENV)/build-packages pyproject.toml build.py $(wildcard bpf/*) $(wildcard pyegress/_native/[a-z]*.[ch])
@@ -53,4 +72,10 @@ $(VENV)/dev: $(VENV)/built
 	$(BIN)/pip install -q -e '.[dev]'
 	@touch $@
 
-.PHONY: help run build test check fmt bench docs dist clean
+# What is given to others, and the wheels that it needs, for where there is no network.
+$(VENV)/packed: $(VENV)/dist-packages $(VENV)/dev dist.py MANIFEST.in README.md $(shell find pyegress -name '*.py')
+	$(BIN)/python dist.py $(VENV)/wheelhouse
+	$(BIN)/pip download -q --only-binary :all: --dest $(VENV)/wheelhouse $(VENV)/wheelhouse/pyegress-*.whl
+	@touch $@
+
+.PHONY: help run build test check fmt bench bench-peers bench-native plots soak docs dist wheelhouse clean

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Builds what is native: the BPF object by clang, the cffi module over libbpf, and libbpf put beside it.
+"""Builds what is native: the BPF objects by clang, the cffi module over the system's libbpf.
 
-`pip install .` comes here through pyproject.toml's cmdclass; `python build.py` builds in place.
-(`python -m build` in this folder would run this file: use `pyproject-build` or `python -P -m build`.)
+`pip install .` comes here through pyproject.toml's cmdclass; `python build.py` builds in place; dist.py makes what
+is given to others. (`python -m build` in this folder would run this file: use `make dist`.)
 """
 
 from __future__ import annotations
@@ -17,13 +17,23 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 NATIVE = ROOT / "pyegress" / "_native"
-OBJECT = NATIVE / "egress.bpf.o"
+OBJECTS: dict[str, tuple[str, ...]] = {
+    "egress.bpf.o": ("egress.bpf.c",),
+    # For kernels with bpf_rdonly_cast (6.2), which also have the newer instructions.
+    "egress_cast.bpf.o": ("egress.bpf.c", "-DEGRESS_CAST", "-mcpu=v3"),
+    # By itself: it needs nothing of the kernel's BTF, which takes longer to read than all else at the start.
+    "names.bpf.o": ("names.bpf.c",),
+}
+"""By file, with the source and more of clang's flags."""
 MODULE = NATIVE / "_egress.c"
-LIBRARIES = NATIVE / "lib"
+PREBUILT = ROOT / "prebuilt"
+"""Objects that come with a source distribution, by machine, for those without clang."""
 BPF_ARCH = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "s390x": "s390", "ppc64le": "powerpc"}
+PREBUILT_FOR = ("x86_64", "aarch64")
 LEAST_LIBBPF = (1, 0)
 
 
@@ -37,31 +47,45 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
         sys.exit(f"build.py: {' '.join(map(str, command))} failed with status {error.returncode}")
 
 
-def build_object() -> None:
-    """Compile the BPF programs, to the same bytes whatever the folder."""
-    sources = sorted((ROOT / "bpf").iterdir())
-    if OBJECT.exists() and OBJECT.stat().st_mtime >= max(s.stat().st_mtime for s in sources):
-        return
-    if not shutil.which("clang") and OBJECT.exists():
-        print("build.py: no clang, so the BPF object that came with the source is used")
+def build_objects() -> None:
+    """Compile the BPF programs for this machine, or take the objects that came with the source."""
+    newest = max(source.stat().st_mtime for source in (ROOT / "bpf").iterdir())
+    if all((NATIVE / name).exists() and (NATIVE / name).stat().st_mtime >= newest for name in OBJECTS):
         return
     machine = platform.machine()
+    if not shutil.which("clang") and (PREBUILT / machine).exists():
+        print("build.py: no clang, so the BPF objects that came with the source are used")
+        for name in OBJECTS:
+            shutil.copyfile(PREBUILT / machine / name, NATIVE / name)
+    else:
+        compile_objects(machine, NATIVE)
+
+
+def compile_objects(machine: str, folder: Path) -> None:
+    """Compile the BPF programs for a machine, to the same bytes whatever the folder of the source."""
     if machine not in BPF_ARCH:
         sys.exit(f"build.py: no BPF build for {machine}")
-    run(
-        *(
-            "clang",
-            "-target",
-            "bpf",
-            f"-D__TARGET_ARCH_{BPF_ARCH[machine]}",
-            f"-I/usr/include/{machine}-linux-gnu",
-        ),
-        *("-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"),
-        *(f"-ffile-prefix-map={ROOT / 'bpf'}=.", "-fdebug-compilation-dir=."),
-        *("-c", "egress.bpf.c", "-o", OBJECT),
-        cwd=ROOT / "bpf",
-    )
-    run("llvm-strip", "-g", OBJECT)
+    headers = [Path(f"/usr/include/{machine}-linux-gnu"), Path(f"/usr/{machine}-linux-gnu/include")]
+    if machine != platform.machine() and not any((folder / "asm").exists() for folder in headers):
+        sys.exit(
+            f"build.py: the kernel's headers for {machine} are missing"
+            " (apt-get install linux-libc-dev-arm64-cross on x86-64, linux-libc-dev-amd64-cross on arm64)"
+        )
+    for name, flags in OBJECTS.items():
+        run(
+            *(
+                "clang",
+                "-target",
+                "bpf",
+                f"-D__TARGET_ARCH_{BPF_ARCH[machine]}",
+                *(f"-I{f}" for f in headers),
+            ),
+            *("-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", *flags),
+            *(f"-ffile-prefix-map={ROOT / 'bpf'}=.", "-fdebug-compilation-dir=."),
+            *("-c", "-o", folder / name),
+            cwd=ROOT / "bpf",
+        )
+        run("llvm-strip", "-g", folder / name)
 
 
 def c_declarations() -> str:
@@ -86,18 +110,6 @@ def build_module() -> None:
     ffi.emit_c_code(str(MODULE))
 
 
-def bundle_libraries(module: Path) -> None:
-    """Copy libbpf and what it needs beside the module, so that none is needed where it runs.
-
-    The module's run path is `$ORIGIN/lib` (an RPATH, which also holds for the libraries' own needs).
-    """
-    target = module.parent / "lib"
-    target.mkdir(exist_ok=True)
-    for name, path in re.findall(r"(lib(?:bpf|elf|z|zstd)\.so\S*) => (\S+)", run("ldd", module)):
-        if Path(path).resolve().parent != target.resolve():
-            shutil.copyfile(path, target / name)
-
-
 def check_libbpf() -> None:
     """End the build with the cause where libbpf is missing or too old."""
     probe = "#include <bpf/libbpf_version.h>\nVERSION LIBBPF_MAJOR_VERSION LIBBPF_MINOR_VERSION\n"
@@ -116,18 +128,28 @@ def check_libbpf() -> None:
 
 
 class BuildNative(build_ext):
-    """setuptools' build_ext with the BPF object before and the bundled libraries after."""
+    """setuptools' build_ext with the BPF object."""
 
     def run(self) -> None:
         check_libbpf()
-        build_object()
+        build_objects()
         build_module()
         super().run()
         for extension in self.extensions:
             built = Path(self.get_ext_fullpath(extension.name)).resolve()
-            bundle_libraries(built)
             if built.parent != NATIVE:
-                shutil.copyfile(OBJECT, built.parent / OBJECT.name)
+                for name in OBJECTS:
+                    shutil.copyfile(NATIVE / name, built.parent / name)
+
+
+class SourceWithObjects(sdist):
+    """setuptools' sdist with objects for those who have no clang."""
+
+    def run(self) -> None:
+        for machine in PREBUILT_FOR:
+            (PREBUILT / machine).mkdir(parents=True, exist_ok=True)
+            compile_objects(machine, PREBUILT / machine)
+        super().run()
 
 
 def main() -> None:

@@ -7,49 +7,69 @@ import argparse
 import os
 import sys
 
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-
-from bench import Table, capture, kernel, logs, loki, lookup, process, queue, ring, rules, storm
+from bench import (
+    burst,
+    capture,
+    console,
+    kernel,
+    logs,
+    loki,
+    lookup,
+    names,
+    process,
+    queue,
+    ring,
+    rules,
+    show,
+    storm,
+    whole,
+)
+from bench.figures import FILE, record, worse
 from tests import guest
-
-PIPE_COLUMNS = 120
 
 
 def main() -> int:
     """Measure and print; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions; no guest where none can run")
-    quick: bool = parser.parse_args().quick
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help=f"keep the instructions in {FILE.name}, to compare later ones with",
+    )
+    given = parser.parse_args()
+    quick: bool = given.quick
     if os.geteuid() != 0:
         print("bench: needs root, to load BPF programs", file=sys.stderr)
         return 1
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    for subject in ring, process, storm, capture, lookup, queue, logs, rules:
-        _show(console, subject.measure(quick))
+    shown = console()
+    for subject in ring, whole, process, storm, capture, lookup, names, queue, logs, rules:
+        show(shown, subject.measure(quick))
     try:
-        _show(console, loki.measure(quick))
+        show(shown, loki.measure(quick))
     except guest.Unavailable as error:
         print(f"bench: loki: left out: {error}", file=sys.stderr)
         if not quick:
             return 1
     try:
+        if not quick:
+            show(shown, burst.measure(burst.CONNECTS))
         for name in kernel.KERNELS[: 1 if quick else None]:
-            _show(console, kernel.measure(name, quick))
+            table, found = kernel.measure(name, quick)
+            show(shown, table)
+            if not quick:
+                show(shown, kernel.measure_names(name))
+            if name != kernel.KERNELS[0]:
+                continue
+            if given.record:
+                record(found)
+            if slower := worse(found):
+                print(f"bench: more instructions than in {FILE.name}: {'; '.join(slower)}", file=sys.stderr)
+                return 1
     except guest.Unavailable as error:
         print(f"bench: kernel: left out: {error}", file=sys.stderr)
         return 0 if quick else 1
     return 0
-
-
-def _show(console: Console, table: Table) -> None:
-    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE)
-    for number, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if number else "left", no_wrap=True)
-    for row in table.rows:
-        shown.add_row(*row)
-    console.print(shown)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,12 @@ TARGET = "127.0.0.1"
 CLOSED_PORT = 45000
 KINDS = ("fentry", "kprobe")
 CIDRS = 10_000
+GOALS = "goal"
+"""How the names of cases begin that docs/performance.md has goals for."""
+USUAL_CIDRS, USUAL_PORTS = 1000, 50
+"""Rules that the goals of docs/performance.md are stated with."""
 
-Call = Literal["bench udp", "benchports udp", "benchforks udp", "bench tcp"]
+Call = Literal["bench udp", "benchports udp", "benchaddrs udp", "benchforks udp", "bench tcp"]
 _HIDE = Verdict(rule=0, ignore=True, only=False)
 _PROGRAM = "traffic"
 
@@ -72,7 +76,17 @@ def _cases() -> Sequence[Case]:
     forks = Settings(report_loopback=True, ports={CLOSED_PORT + 1: _HIDE}, rules=1)
     by_comm = Settings(report_loopback=True, comms={_PROGRAM.encode().ljust(16, b"\0"): _HIDE}, rules=1)
     by_verdict = Settings(report_loopback=True, hide_programs=True, rules=1)
+    usual_cidrs: dict[Network, Verdict] = {IPv4Network(address): _HIDE for address in spread[:USUAL_CIDRS]}
+    usual_ports = dict.fromkeys(range(1, USUAL_PORTS + 1), _HIDE)
+    usual = Settings(report_loopback=True, cidrs=usual_cidrs, ports=usual_ports, rules=1)
+    with_target: dict[Network, Verdict] = {**usual_cidrs, IPv4Network(TARGET): _HIDE}
+    usual_drop = Settings(report_loopback=True, cidrs=with_target, ports=usual_ports, rules=1)
     return (
+        Case(f"{GOALS}: datagram of a known flow", "bench udp", usual, "datagrams"),
+        Case(f"{GOALS}: 256 addresses in turn", "benchaddrs udp", usual, "datagrams"),
+        Case(f"{GOALS}: datagram dropped by CIDR", "bench udp", usual_drop, "skipped_cidr"),
+        Case(f"{GOALS}: connect reported", "bench tcp", usual, "reported"),
+        Case(f"{GOALS}: connect dropped by CIDR", "bench tcp", usual_drop, "skipped_cidr"),
         Case("datagram dropped: loopback", "bench udp", hidden, "skipped_loopback"),
         Case("datagram dropped: port rule", "bench udp", by_port, "skipped_port"),
         Case(f"datagram dropped: {CIDRS:,} CIDR rules", "bench udp", by_cidr, "skipped_cidr"),
@@ -125,9 +139,9 @@ def _spent_attached(kind: str, case: Case, count: int) -> int:
     return spent
 
 
-def measure(count: int) -> Results:
-    """Measure every case with `count` calls."""
-    cases = _cases()
+def measure(count: int, part: str = "") -> Results:
+    """Measure every case whose name has that part, with `count` calls."""
+    cases = [case for case in _cases() if part in case.name]
     calls = dict.fromkeys(case.call for case in cases)
     bare = {call: _spent(call, count) for call in calls}
     results = [
@@ -143,4 +157,4 @@ def measure(count: int) -> Results:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_bytes(msgspec.json.encode(measure(int(sys.argv[2]))))
+    Path(sys.argv[1]).write_bytes(msgspec.json.encode(measure(int(sys.argv[2]), *sys.argv[3:])))

@@ -6,34 +6,29 @@ QEMU's `-icount shift=0` makes a nanosecond of the guest one instruction: the fi
 
 from __future__ import annotations
 
-import shlex
-import sys
-import tempfile
-from pathlib import Path
-
 import msgspec
 
 from bench import Table
-from bench.inside import KINDS, Results
+from bench.figures import Figures, figures_of
+from bench.inguest import results
+from bench.inside import GOALS, KINDS, Results
+from bench.insidenames import Move
 from tests import guest
-from tests.traffic import traffic
 
 KERNELS = ("6.12", "6.1")
 UPSTREAM_KERNEL = "6.12"
 UPSTREAM = {"udp": 2451, "tcp": 3631}
 """Instructions that upstream's program adds to a datagram and a connect on that kernel, measured the same way."""
-LIMIT_S = 420
+LIMIT_S = 900
 
 
-def measure(kernel: str, quick: bool) -> Table:
+def measure(kernel: str, quick: bool) -> tuple[Table, Figures]:
     """Boot one guest and measure in it; raises Unavailable where no guest can run."""
-    guest.check_host()
-    traffic()  # built here: the guest would take minutes
-    with tempfile.TemporaryDirectory(prefix="pyegress-bench-") as scratch:
-        results = _boot(kernel, Path(scratch), 100 if quick else 300)
+    data = _boot(kernel, "bench.inside", str(100 if quick else 300), GOALS if quick else "")
+    measured = msgspec.json.decode(data, type=Results)
     compared = kernel == UPSTREAM_KERNEL
     rows = []
-    for case in results.cases:
+    for case in measured.cases:
         protocol = case.call.split()[1]
         row = [case.name, f"{case.bare:,}"]
         for kind in KINDS:
@@ -48,26 +43,31 @@ def measure(kernel: str, quick: bool) -> Table:
         if compared
         else ""
     )
-    return Table(
-        f"Instructions per call on {kernel}, added to bare ones{beside}; drift {results.drift}",
+    table = Table(
+        f"Instructions per call on {kernel}, added to bare ones{beside}; drift {measured.drift}",
         ("call", "bare", *titles),
+        rows,
+    )
+    return table, figures_of(measured, guest.kernel_dir(kernel).name)
+
+
+def measure_names(kernel: str) -> Table:
+    """Boot one guest and measure what names cost in it; raises Unavailable where no guest can run."""
+    moves = msgspec.json.decode(_boot(kernel, "bench.insidenames", "100"), type=list[Move])
+    rows = []
+    for move in moves:
+        row = [move.name, f"{move.bare:,}"]
+        for spent in move.observed.values():
+            row += [f"{spent - move.bare:+,}", f"{spent / move.bare - 1:.1%}"]
+        rows.append(tuple(row))
+    titles = [title for name in moves[0].observed for title in (f"names:{name}", "")]
+    return Table(
+        f"Instructions on {kernel} to send and receive over loopback, added by names",
+        ("what", "without", *titles),
         rows,
     )
 
 
-def _boot(kernel: str, scratch: Path, count: int) -> Results:
-    found = scratch / "results.json"
-    log = scratch / "console.log"
-    command = shlex.join([sys.executable, "-m", "bench.inside", str(found), str(count)])
-    root = shlex.quote(str(Path(__file__).resolve().parent.parent))
-    status = guest.boot(
-        kernel,
-        f"export PYTHONDONTWRITEBYTECODE=1\ncd {root} && {command}\n",
-        qemu_opts=("-icount", "shift=0"),
-        cpus=1,
-        timeout_s=LIMIT_S,
-        log=log,
-    )
-    if status:
-        raise guest.BootError(f"bench.inside exited with {status}:\n{guest.log_tail(log)}")
-    return msgspec.json.decode(found.read_bytes(), type=Results)
+def _boot(kernel: str, module: str, *arguments: str) -> bytes:
+    """What a module writes that runs where a ns is an instruction."""
+    return results(kernel, module, *arguments, qemu_opts=("-icount", "shift=0"), cpus=1, timeout_s=LIMIT_S)

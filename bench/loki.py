@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event
 
 from bench import Table, cpu_s
+from bench.process import memory
 from pyegress import cli, plugin, registry
 from pyegress.plugin import Batch, Context, Input
 from pyegress.record import Connection, Process
@@ -93,9 +94,9 @@ def _run(url: str, seconds: int, *words: str) -> tuple[str, ...]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         time.sleep(warm_s)
-        before, cpu_before = _memory_mib(process.pid), cpu_s(process.pid)
+        before, cpu_before = memory(process.pid), cpu_s(process.pid)
         time.sleep(seconds - warm_s)
-        after, cpu_after = _memory_mib(process.pid), cpu_s(process.pid)
+        after, cpu_after = memory(process.pid), cpu_s(process.pid)
         process.terminate()
         _, said = process.communicate(timeout=LIMIT_S)
     finally:
@@ -110,13 +111,8 @@ def _run(url: str, seconds: int, *words: str) -> tuple[str, ...]:
         f"{records:,}",
         f"{lost:,}",
         f"{(cpu_after - cpu_before) / (seconds - warm_s):.0%}",
-        *(f"{mib:.1f} MiB" for mib in (before["VmRSS"], after["VmRSS"], after["VmHWM"])),
+        *(f"{kib / 1024:.1f} MiB" for kib in (before["VmRSS"], after["VmRSS"], after["VmHWM"])),
     )
-
-
-def _memory_mib(pid: int) -> dict[str, float]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith("Vm")}
 
 
 if __name__ == "__main__":

@@ -14,34 +14,42 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from bench import Table
+from bench import Table, cpu_ns
 from tests import traffic
 
 FIRST_PORT, LAST_PORT = 40000, 60000
 LIMIT_S = 60.0
 STARTS = 5
+IDLE_S = 20.0
 
 
 def measure(quick: bool) -> Table:
     """Start it some times; the last one also gets real datagrams, each of them a new flow."""
-    starts = []
+    starts, spent = [], []
     for _ in range(STARTS - 1):
-        with started() as (_, seconds):
+        with started() as (process, seconds):
             starts.append(seconds)
+            spent.append(cpu_ns(process.pid))
     flows = 0
     with started() as (process, seconds):
         starts.append(seconds)
-        ready = _memory(process.pid)
+        ready = memory(process.pid)
+        idle_s = IDLE_S / 4 if quick else IDLE_S
+        before = cpu_ns(process.pid)
+        time.sleep(idle_s)
+        idle = (cpu_ns(process.pid) - before) / 1e9 / idle_s
         for _ in range(1 if quick else 5):
             traffic.run("udpports", "127.0.0.1", FIRST_PORT, LAST_PORT)
             flows += LAST_PORT - FIRST_PORT + 1
             _read_lines(process.stdout, LAST_PORT - FIRST_PORT + 1)
-        after = _memory(process.pid)
+        after = memory(process.pid)
     return Table(
         "pyegress run --ebpf -o logfmt",
         ("", "value"),
         [
             (f"start to ready, median of {STARTS}", f"{statistics.median(starts) * 1000:.0f} ms"),
+            ("CPU time of that", f"{statistics.median(spent) / 1e6:.0f} ms"),
+            (f"CPU in {idle_s:.0f} s without traffic of ours", f"{idle:.3%}"),
             ("RSS when ready", f"{ready['VmRSS'] / 1024:.1f} MiB"),
             (f"RSS after {flows:,} flows", f"{after['VmRSS'] / 1024:.1f} MiB"),
             ("most RSS on the way", f"{after['VmHWM'] / 1024:.1f} MiB"),
@@ -73,7 +81,7 @@ def started() -> Iterator[tuple[subprocess.Popen[bytes], float]]:
         process.communicate(timeout=LIMIT_S)
 
 
-def _memory(pid: int) -> dict[str, int]:
+def memory(pid: int) -> dict[str, int]:
     """KiB by the names of proc_pid_status(5)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Vm")}

@@ -9,7 +9,7 @@ import time
 from threading import Thread
 
 from bench import Table, cpu_s
-from bench.process import LIMIT_S, started
+from bench.process import LIMIT_S, memory, started
 from tests import traffic
 
 PROGRAMS = 10_000
@@ -49,6 +49,7 @@ def measure(quick: bool) -> Table:
         done = subprocess.run([traffic.traffic(), *line], capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - start
         spent = cpu_s(process.pid) - before
+        held = memory(process.pid)
         process.terminate()
         process.wait(LIMIT_S)
         reader.join(LIMIT_S)
@@ -59,5 +60,7 @@ def measure(quick: bool) -> Table:
         [
             ("known whole", f"{len(known):,} of {sent:,}"),
             ("CPU time of pyegress for each", f"{spent / sent * 1e6:,.0f} us"),
+            ("RSS after them", f"{held['VmRSS'] / 1024:.1f} MiB"),
+            ("most RSS on the way", f"{held['VmHWM'] / 1024:.1f} MiB"),
         ],
     )

@@ -196,7 +196,7 @@ static __always_inline bool put_program(struct egress_details *details, const st
 static __always_inline void put_namespaces(struct egress_details *details, struct task_struct *task)
 {
 	struct pid *pid = BPF_CORE_READ(task, thread_pid);
-	__u32 level = BPF_CORE_READ(pid, level), own_level = own.pid_level;
+	__u32 level = BPF_CORE_READ(pid, level), own_level = shared.pid_level;
 	struct upid number = {};
 
 	bpf_core_read(&number, sizeof(number), &pid->numbers[level]);
@@ -207,7 +207,7 @@ static __always_inline void put_namespaces(struct egress_details *details, struc
 		pid = BPF_CORE_READ(task, group_leader, thread_pid);
 		if (level >= own_level)
 			bpf_core_read(&number, sizeof(number), &pid->numbers[own_level]);
-		details->local_pid = level >= own_level && BPF_CORE_READ(number.ns, ns.inum) == own.pidns ? number.nr : 0;
+		details->local_pid = level >= own_level && BPF_CORE_READ(number.ns, ns.inum) == shared.pidns ? number.nr : 0;
 	}
 }
 
@@ -257,7 +257,7 @@ static __always_inline enum outcome send_sized(__u64 parent_start_ns, __u64 pare
 	if (!details)
 		return LOST;
 	__builtin_memset(details, 0, sizeof(*details));
-	fill_process(&details->process);
+	fill_process(&details->process, current_task());
 	if (!put_program(details, &program, task, path_limit, names) && !last) {
 		bpf_ringbuf_discard(details, BPF_RB_NO_WAKEUP);
 		return TOO_SMALL;
@@ -465,15 +465,25 @@ static __always_inline bool know_ancestors(struct egress_known *entry)
 	return true;
 }
 
+/* Since 5.13 (e5069b9c23b3) such a function may take a pointer, which may be 0. */
+#ifdef EGRESS_CAST
+#define ONCE_VERIFIED __noinline
+#else
+#define ONCE_VERIFIED static __noinline
+#endif
+
 /*
  * Sees to it that the reader knows the caller, by records that are in the ring before the event. The caller is marked
  * as known last: where the ring had no room, the next event tries again.
  */
-static __noinline int know_process(const struct egress_process *self)
+ONCE_VERIFIED int know_process(const struct egress_process *self)
 {
-	struct egress_known *before = find_known(self);
+	struct egress_known *before;
 	struct egress_known entry = {};
 
+	if (!self)
+		return 0;
+	before = find_known(self);
 	if (before && before->flags & EGRESS_KNOWN_WHOLE && before->process.cgroup_id == self->cgroup_id)
 		return 0;
 	if (!know_cgroup(&self->cgroup_id, &entry) || !know_ancestors(&entry) || !send_caller(&entry.process.identity))

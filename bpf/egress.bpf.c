@@ -10,10 +10,16 @@
 
 #include "details.bpf.h"
 
+#include "flows.bpf.h"
+
 #include "emit.bpf.h"
 
 #include "hooks_cgroup.bpf.h"
 #include "hooks_trace.bpf.h"
+
+#include "written.bpf.h"
+
+#include "hooks_other.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -26,10 +32,10 @@ int whoami(void *ctx)
 	struct upid number = {};
 	__u32 level = BPF_CORE_READ(pid, level);
 
-	own.tgid = bpf_get_current_pid_tgid() >> 32;
-	own.pid_level = level;
+	shared.tgid = bpf_get_current_pid_tgid() >> 32;
+	shared.pid_level = level;
 	bpf_core_read(&number, sizeof(number), &pid->numbers[level]);
-	own.pidns = BPF_CORE_READ(number.ns, ns.inum);
+	shared.pidns = BPF_CORE_READ(number.ns, ns.inum);
 	return 0;
 }
 
@@ -41,9 +47,10 @@ int synthesize(struct bpf_raw_tracepoint_args *ctx)
 	struct dest dest = {.family = 4, .protocol = IPPROTO_TCP, .port_be = bpf_htons(443)};
 	__u64 wanted = ctx->args[0];
 
-	dest.thread = bpf_get_current_pid_tgid();
+	dest.task = current_task();
+	dest.thread = thread_of(dest.task);
 	set_v4(&dest, bpf_htonl(0xc0000200));
-	fill_process(&event.process);
+	fill_process(&event.process, dest.task);
 	know_process(&event.process);
 	fill_event(&event, &dest, 0, 4026531840, false);
 	set_source(&event, bpf_htonl(0xc0000201), 0, 0);

@@ -3,9 +3,11 @@
 #ifndef EMIT_BPF_H
 #define EMIT_BPF_H
 
-static __always_inline __u32 netns_of(struct sock *sk)
+static __always_inline __u32 netns_of(struct sock *sk, bool typed)
 {
-	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	struct net *net = LOAD(typed, sk, __sk_common.skc_net.net);
+
+	return LOAD(typed, net, ns.inum);
 }
 
 /* Not the nearer sk_uid: firewalls compare the user of the socket's file, which a chown of it leaves as it was. */
@@ -18,7 +20,7 @@ static __always_inline __u32 owner_of(struct sock *sk, bool typed)
 	return typed ? file->f_cred->fsuid.val : BPF_CORE_READ(file, f_cred, fsuid.val);
 }
 
-/* All but process and source. `typed` is a constant at each caller: only fentry and fexit may load from a socket. */
+/* All but process and source. `typed` is a constant at each caller: whether the verifier lets us load from the socket. */
 static __always_inline void fill_event(struct egress_event *event, const struct dest *dest, struct sock *sk,
 				       __u32 netns, bool typed)
 {
@@ -31,12 +33,12 @@ static __always_inline void fill_event(struct egress_event *event, const struct 
 	event->netns = netns;
 	event->socket_uid = owner_of(sk, typed);
 	event->dport = bpf_ntohs(dest->port_be);
-	event->family = dest->family;
+	event->family = dest->family & DEST_VERSION;
 	event->protocol = dest->protocol;
 	event->ifindex = dest->scope_id;
 	__builtin_memcpy(event->daddr, dest->addr, EGRESS_ADDR_BYTES);
 	if (tid != dest->thread >> 32)
-		copy_comm(event->thread_comm, current_task(), has_typed_task());
+		copy_comm(event->thread_comm, dest->task, has_typed_task());
 }
 
 static __always_inline void set_source(struct egress_event *event, __u32 saddr_be, __u16 sport, __u32 ifindex)
@@ -53,7 +55,7 @@ static __always_inline void set_source(struct egress_event *event, __u32 saddr_b
 	}
 }
 
-/* Source and bound interface, by plain loads: only fentry and fexit may. */
+/* Source and bound interface, by plain loads. */
 static __always_inline void fill_source_typed(struct egress_event *event, struct sock *sk)
 {
 	struct sock_common *common = &sk->__sk_common;
@@ -124,11 +126,29 @@ static __always_inline void fill_source(struct egress_event *event, struct sock 
 	}
 }
 
+/*
+ * The first datagram of a flow: UDP-Lite is told from UDP here, so that the others cost no more. A raw socket has its
+ * protocol for a port, a ping socket its identifier.
+ */
+static __always_inline void mark_datagram(struct egress_event *event, const struct dest *dest, struct sock *sk,
+					  bool typed)
+{
+	if (event->protocol == IPPROTO_UDP && !(dest->family & DEST_WRITTEN) &&
+	    LOAD(typed, sk, sk_protocol) == IPPROTO_UDPLITE)
+		event->protocol = IPPROTO_UDPLITE;
+	event->flags |= dest->family & DEST_PACKET ? EGRESS_OF_FLOW | EGRESS_PACKET_SOCKET : EGRESS_OF_FLOW;
+	if (!dest->port_be || dest->family & DEST_WRITTEN)
+		event->sport = 0;
+}
+
 /* A wake-up costs more than the record, so one in `wake_ns` is enough; the reader also looks by itself. */
 static __always_inline __u64 wake_flag(__u64 now_ns)
 {
-	if (now_ns - last_wake_ns >= cfg.wake_ns || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > cfg.wake_bytes) {
+	/* CPUs that count at the same time may count one record for two. */
+	records_since_wake++;
+	if (now_ns - last_wake_ns >= cfg.wake_ns || records_since_wake > cfg.wake_records) {
 		last_wake_ns = now_ns;
+		records_since_wake = 0;
 		return BPF_RB_FORCE_WAKEUP;
 	}
 	return BPF_RB_NO_WAKEUP;
@@ -148,22 +168,30 @@ static __always_inline void submit_or_lose(struct egress_event *event)
 		count(EGRESS_LOST_RING);
 }
 
-/* Only one CPU at a time, so that `reported` is read and written by one. */
-static __noinline int report_window(struct egress_flow *flow, __u64 now_ns)
+/* Only by who holds the lock, so that `reported` is read and written by one. */
+static __always_inline bool report_flow(struct egress_flow *flow, __u64 ts_ns)
 {
-	struct egress_event event;
-	__u64 seen;
+	__u64 seen = flow->seen;
+
+	flow->event.ts_ns = ts_ns;
+	flow->event.count = seen - flow->reported;
+	if (!submit(&flow->event))
+		return false;
+	flow->reported = seen;
+	return true;
+}
+
+static __noinline int report_window(struct egress_flow *flow, __u64 ticks)
+{
+	__u64 now_ns;
 
 	/* Another CPU may have reported it before we came in. */
-	if (!flow || now_ns - flow->window_start_ns < cfg.window_ns || now_ns < flow->window_start_ns)
+	if (!flow || (__s64)(ticks - flow->window_start_ticks) < (__s64)cfg.window_ticks)
 		return 0;
-	seen = flow->seen;
-	__builtin_memcpy(&event, &flow->event, sizeof(event));
-	event.ts_ns = now_ns;
-	event.count = seen - flow->reported;
-	if (submit(&event)) {
-		flow->reported = seen;
+	now_ns = bpf_ktime_get_boot_ns();
+	if (report_flow(flow, now_ns)) {
 		flow->window_start_ns = now_ns;
+		flow->window_start_ticks = ticks;
 	} else {
 		count(EGRESS_DEFERRED);
 	}
@@ -171,159 +199,239 @@ static __noinline int report_window(struct egress_flow *flow, __u64 now_ns)
 }
 
 /* A datagram of a known flow: count it, and report it when its window is over. */
-static __always_inline void repeat_flow(struct egress_flow *flow)
+static __always_inline void repeat_flow(struct egress_flow *flow, const struct place *place, __u32 way)
 {
-	__u64 now_ns = bpf_ktime_get_boot_ns();
-	__u64 key = (__u64)flow;
-	__u8 taken = 1;
+	__u64 ticks = bpf_jiffies64();
 
 	__sync_fetch_and_add(&flow->seen, 1);
-	flow->last_ns = now_ns;
-	if (now_ns - flow->window_start_ns < cfg.window_ns)
+	place->set->slots[way].last = ticks;
+	if (ticks - flow->window_start_ticks < cfg.window_ticks)
 		return;
 	/* Who does not get in is counted in the report of who did, or in the next. */
-	if (bpf_map_update_elem(&reporting, &key, &taken, BPF_NOEXIST))
+	if (!try_lock(place->number))
 		return;
-	fill_process(&flow->event.process);
+	fill_process(&flow->event.process, current_task());
 	know_process(&flow->event.process);
-	report_window(flow, now_ns);
-	bpf_map_delete_elem(&reporting, &key);
-}
-
-static __always_inline void fill_key(struct egress_flow_key *key, const struct dest *dest, __u32 netns)
-{
-	bool typed = has_typed_task();
-	struct task_struct *task = current_task();
-
-	fill_identity(&key->identity, LOAD(typed, task, group_leader), typed);
-	key->uid = bpf_get_current_uid_gid();
-	key->netns = netns;
-	key->ifindex = dest->scope_id;
-	key->dport = dest->port_be;
-	key->protocol = dest->protocol;
-	key->family = dest->family;
-	__builtin_memcpy(key->daddr, dest->addr, EGRESS_ADDR_BYTES);
+	report_window(flow, ticks);
+	unlock(place->number);
 }
 
 /*
  * Functions of their own, because the stack has room for one event at a time. `result` is of a connect that has
- * returned, or NONE.
+ * returned, or one of these.
  */
-#define NONE 1
+enum no_result {
+	NONE = 1,
+	DATAGRAM = 2, /* it is no connect */
+};
 
 static __always_inline int emit_each(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-				     __u32 netns, int result, bool typed)
+				     int result, bool typed)
 {
-	struct egress_event event;
+	struct egress_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
-	event.process = *process;
-	fill_event(&event, dest, sk, netns, typed);
-	fill_source(&event, sk, typed);
-	if (result <= 0) {
-		event.flags |= EGRESS_RESULT_KNOWN;
-		event.result = result;
+	if (!event) {
+		count(cfg.window_ns && result == DATAGRAM ? EGRESS_LOST_FIRST : EGRESS_LOST_RING);
+		return 0;
 	}
-	submit_or_lose(&event);
+	event->process = *process;
+	fill_event(event, dest, sk, netns_of(sk, typed), typed);
+	fill_source(event, sk, typed);
+	if (result == DATAGRAM) {
+		mark_datagram(event, dest, sk, typed);
+	} else if (result <= 0) {
+		event->flags |= EGRESS_RESULT_KNOWN;
+		event->result = result;
+	}
+	bpf_ringbuf_submit(event, wake_flag(event->ts_ns));
+	count(EGRESS_REPORTED);
 	return 0;
 }
 
-static __always_inline int emit_first(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-				      const struct egress_flow_key *key, __u64 seen_verdicts, bool typed)
+/* A flow stays where it is told to be, or else its key or its tag doesn't fit. */
+static __always_inline __u32 *hint_for(const struct dest *dest)
 {
-	struct egress_flow fresh;
-	struct egress_flow *flow;
+	const __u64 *addr = (const __u64 *)dest->addr;
+	__u64 mix = dest->thread + addr[0] + addr[1] + dest->port_be;
 
-	fresh.event.process = *process;
-	fill_event(&fresh.event, dest, sk, key->netns, typed);
-	fill_source(&fresh.event, sk, typed);
-	fresh.window_start_ns = fresh.last_ns = fresh.event.ts_ns;
-	fresh.seen = fresh.reported = 1;
+	return &hints[mix * cfg.hash_factor >> (64 - EGRESS_HINT_BITS)];
+}
+
+/* The next datagram of this thread to there asks no table, while no rule names it. */
+static __always_inline void hint_at(struct egress_flow *flow, const struct dest *dest, const struct place *place,
+				    __u32 way)
+{
+	if (cfg.has_processes || dest->changes == RULED)
+		return;
+	flow->changes = dest->changes;
+	*hint_for(dest) = place->number * EGRESS_WAYS + way + 1;
+}
+
+/* Puts a flow into its set and reports it, under the lock; what it pushes out is told first. */
+static __always_inline void put_flow(struct sock *sk, const struct dest *dest, const struct egress_process *process,
+				     const struct egress_flow_key *key, const struct place *place, __u64 seen_verdicts,
+				     bool typed)
+{
+	__u64 ticks = bpf_jiffies64();
+	__u32 way = way_to_use(place, ticks) % EGRESS_WAYS;
+	struct egress_flow *flow = flow_at(place, way);
+
+	if (!flow)
+		return;
+	if (place->set->slots[way].tag) {
+		place->set->slots[way].tag = 0;
+		if (flow->seen > flow->reported)
+			report_flow(flow, last_ns(flow, place->set->slots[way].last));
+	}
+	flow->key = *key;
+	flow->event.process = *process;
+	fill_event(&flow->event, dest, sk, key->netns, typed);
+	fill_source(&flow->event, sk, typed);
+	mark_datagram(&flow->event, dest, sk, typed);
+	flow->window_start_ns = flow->event.ts_ns;
+	flow->window_start_ticks = ticks;
+	flow->seen = flow->reported = 1;
 	/* One more may come from now on, and then it is looked at again. */
-	fresh.verdicts = seen_verdicts;
-	if (bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST)) {
-		/* Another CPU was first with the same flow; without any entry it is reported as new again. */
-		flow = bpf_map_lookup_elem(&flows, key);
-		if (flow) {
-			__sync_fetch_and_add(&flow->seen, 1);
-			return 0;
-		}
-	}
-	if (!submit(&fresh.event)) {
+	flow->verdicts = seen_verdicts;
+	place->set->slots[way].last = ticks;
+	if (submit(&flow->event)) {
+		place->set->slots[way].tag = place->tag;
+		hint_at(flow, dest, place, way);
+	} else {
 		count(EGRESS_LOST_FIRST);
-		bpf_map_delete_elem(&flows, key);
 	}
+}
+
+static __always_inline int emit_first(struct sock *sk, const struct dest *dest, const struct egress_process *process,
+				      __u64 seen_verdicts, bool typed)
+{
+	struct egress_flow_key key;
+	struct egress_flow *flow;
+	struct place place;
+	__u32 way;
+
+	fill_key(&key, dest, netns_of(sk, typed));
+	if (!find_place(&place, &key))
+		return 0;
+	/* Another CPU writes to this set: without an entry the flow is reported as new again. */
+	if (!try_lock(place.number))
+		return emit_each(sk, dest, process, DATAGRAM, typed);
+	flow = find_flow(&place, &key, &way);
+	if (flow)
+		__sync_fetch_and_add(&flow->seen, 1);
+	else
+		put_flow(sk, dest, process, &key, &place, seen_verdicts, typed);
+	unlock(place.number);
 	return 0;
 }
 
 static __noinline int emit_each_typed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-				      __u32 netns, int result)
+				      int result)
 {
-	return emit_each(sk, dest, process, netns, result, true);
+	return emit_each(sk, dest, process, result, true);
 }
 
 static __noinline int emit_each_probed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-				       __u32 netns)
+				       int result)
 {
-	return emit_each(sk, dest, process, netns, NONE, false);
+	return emit_each(CAST(struct sock, sk), dest, process, result, HAS_CAST);
 }
 
 static __noinline int emit_first_typed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-				       const struct egress_flow_key *key, __u64 seen_verdicts)
+				       __u64 seen_verdicts)
 {
-	return emit_first(sk, dest, process, key, seen_verdicts, true);
+	return emit_first(sk, dest, process, seen_verdicts, true);
 }
 
 static __noinline int emit_first_probed(struct sock *sk, const struct dest *dest, const struct egress_process *process,
-					const struct egress_flow_key *key, __u64 seen_verdicts)
+					__u64 seen_verdicts)
 {
-	return emit_first(sk, dest, process, key, seen_verdicts, false);
+	return emit_first(CAST(struct sock, sk), dest, process, seen_verdicts, HAS_CAST);
 }
 
 /* A known flow's program is looked up again only when there were verdicts since. */
-static __always_inline bool is_flow_hidden(struct egress_flow *flow, struct egress_process *process, __u64 verdicts)
+static __always_inline bool is_flow_hidden(struct egress_flow *flow, struct egress_process *process,
+					   struct task_struct *task, __u64 verdicts)
 {
 	if (flow->verdicts == verdicts)
 		return false;
-	if (is_program_hidden(process))
+	if (is_program_hidden(process, task))
 		return true;
 	flow->verdicts = verdicts;
 	return false;
 }
 
-static __always_inline void emit_datagram(struct sock *sk, const struct dest *dest, struct egress_process *process,
-					  __u32 netns, bool typed)
+/* Whether this is a datagram of a flow that was found before, and then all is done. */
+static __always_inline bool is_repeat(struct sock *sk, const struct dest *dest, bool typed)
 {
-	__u64 verdicts = verdicts_so_far();
-	struct egress_flow_key key = {};
+	struct egress_flow_key key;
+	struct egress_flow *flow;
+	struct place place;
+	__u32 at, way;
+
+	if (!cfg.window_ns || cfg.has_processes)
+		return false;
+	at = *(volatile __u32 *)hint_for(dest);
+	if (!at)
+		return false;
+	at--;
+	flow = bpf_map_lookup_elem(&flows, &at);
+	place.number = at / EGRESS_WAYS;
+	way = at % EGRESS_WAYS;
+	place.set = bpf_map_lookup_elem(&sets, &place.number);
+	if (!flow || !place.set || !place.set->slots[way].tag)
+		return false;
+	fill_key(&key, dest, netns_of(sk, typed));
+	if (!has_key(flow, &key) || flow->changes != changes_so_far())
+		return false;
+	if (cfg.has_verdicts && flow->verdicts != verdicts_so_far())
+		return false;
+	count(EGRESS_DATAGRAMS);
+	repeat_flow(flow, &place, way);
+	return true;
+}
+
+static __always_inline void emit_datagram(struct sock *sk, const struct dest *dest, struct egress_process *process,
+					  bool typed)
+{
+	__u64 verdicts;
 
 	if (cfg.window_ns) {
+		struct egress_flow_key key;
 		struct egress_flow *flow;
+		struct place place;
+		__u32 way;
 
-		fill_key(&key, dest, netns);
-		flow = bpf_map_lookup_elem(&flows, &key);
+		fill_key(&key, dest, netns_of(typed ? sk : CAST(struct sock, sk), typed || HAS_CAST));
+		if (!find_place(&place, &key))
+			return;
+		flow = find_flow(&place, &key, &way);
 		if (flow) {
-			if (!is_flow_hidden(flow, process, verdicts)) {
+			verdicts = verdicts_so_far();
+			if (!is_flow_hidden(flow, process, dest->task, verdicts)) {
+				hint_at(flow, dest, &place, way);
 				count(EGRESS_DATAGRAMS);
-				repeat_flow(flow);
+				repeat_flow(flow, &place, way);
 			}
 			return;
 		}
 	}
-	if (is_program_hidden(process))
+	verdicts = verdicts_so_far();
+	if (is_program_hidden(process, dest->task))
 		return;
 	know_process(process);
 	if (!cfg.window_ns) {
 		if (typed)
-			emit_each_typed(sk, dest, process, netns, NONE);
+			emit_each_typed(sk, dest, process, DATAGRAM);
 		else
-			emit_each_probed(sk, dest, process, netns);
+			emit_each_probed(sk, dest, process, DATAGRAM);
 		return;
 	}
 	count(EGRESS_DATAGRAMS);
 	if (typed)
-		emit_first_typed(sk, dest, process, &key, verdicts);
+		emit_first_typed(sk, dest, process, verdicts);
 	else
-		emit_first_probed(sk, dest, process, &key, verdicts);
+		emit_first_probed(sk, dest, process, verdicts);
 }
 
 #endif

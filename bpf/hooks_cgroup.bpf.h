@@ -21,14 +21,15 @@ static __always_inline struct sock *socket_of(struct bpf_sock_addr *ctx)
 static __always_inline int seen_by_cgroup(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct sock *sk = socket_of(ctx);
+	struct sock *typed = CAST(struct sock, sk);
 	struct egress_process process;
 	struct dest dest = {};
 
 	dest.port_be = ctx->user_port;
 	if (ctx->type == SOCK_STREAM)
 		dest.protocol = IPPROTO_TCP;
-	else if (ctx->type == SOCK_DGRAM && ctx->protocol == IPPROTO_UDP)
-		dest.protocol = IPPROTO_UDP;
+	else if (ctx->type == SOCK_DGRAM && (ctx->protocol == IPPROTO_UDP || ctx->protocol == IPPROTO_UDPLITE))
+		dest.protocol = ctx->protocol;
 	else
 		return ALLOW;
 	if (v6) {
@@ -42,15 +43,20 @@ static __always_inline int seen_by_cgroup(struct bpf_sock_addr *ctx, bool v6)
 	} else {
 		set_v4(&dest, ctx->user_ip4);
 	}
-	if (!is_wanted(&dest, &process))
+	if (!dest.port_be || !is_worth_a_look(&dest))
+		return ALLOW;
+	/* Probe reads take more of the stack than is left for it. */
+	if (HAS_CAST && dest.protocol != IPPROTO_TCP && is_repeat(typed, &dest, true))
+		return ALLOW;
+	if (!is_wanted_by(&dest, &process, 0))
 		return ALLOW;
 	if (dest.protocol == IPPROTO_TCP) {
-		if (is_program_hidden(&process))
+		if (is_program_hidden(&process, dest.task))
 			return ALLOW;
 		know_process(&process);
-		emit_each_probed(sk, &dest, &process, netns_of(sk));
+		emit_each_probed(sk, &dest, &process, NONE);
 	} else {
-		emit_datagram(sk, &dest, &process, netns_of(sk), false);
+		emit_datagram(sk, &dest, &process, false);
 	}
 	return ALLOW;
 }

@@ -3,6 +3,39 @@
 #ifndef HOOKS_TRACE_BPF_H
 #define HOOKS_TRACE_BPF_H
 
+/* Family, port and IPv4 address of the name that a caller gave, in the kernel's copy of it. */
+static __always_inline bool read_name(struct any_sockaddr *name, void *uaddr)
+{
+	if (HAS_CAST) {
+		/* Any type that begins with as many bytes: each load is checked against user addresses, so one is enough. */
+		*(__u64 *)name = CAST(struct timespec64, uaddr)->tv_sec;
+		return true;
+	}
+	return !bpf_probe_read_kernel(name, SIN_BYTES, uaddr);
+}
+
+static __always_inline bool read_name_v6(struct any_sockaddr *name, void *uaddr, int bytes)
+{
+	__u32 *words = (__u32 *)name->v6.addr;
+
+	if (HAS_CAST) {
+		struct sockaddr_in6 *in = CAST(struct sockaddr_in6, uaddr);
+
+		name->family = in->sin6_family;
+		name->port_be = in->sin6_port;
+		words[0] = in->sin6_addr.in6_u.u6_addr32[0];
+		words[1] = in->sin6_addr.in6_u.u6_addr32[1];
+		words[2] = in->sin6_addr.in6_u.u6_addr32[2];
+		words[3] = in->sin6_addr.in6_u.u6_addr32[3];
+		name->v6.scope_id = bytes >= SIN6_BYTES ? in->sin6_scope_id : 0;
+		return true;
+	}
+	name->v6.scope_id = 0;
+	if (bytes >= SIN6_BYTES)
+		return !bpf_probe_read_kernel(name, SIN6_BYTES, uaddr);
+	return !bpf_probe_read_kernel(name, SIN6_BYTES_RFC2133, uaddr);
+}
+
 /* A destination of :: is this host: ::1, or for a socket bound to a mapped address 127.0.0.1. */
 static __always_inline bool is_bound_to_v4(struct sock *sk)
 {
@@ -13,20 +46,20 @@ static __always_inline bool is_bound_to_v4(struct sock *sk)
 }
 
 /* False for a mapped address: the kernel hands it on to the IPv4 function, which reports it. Not inlined for its stack. */
-static __noinline int read_sockaddr_v6(struct dest *dest, struct sock *sk, void *uaddr, int bytes)
+static __noinline int read_sockaddr_v6(struct dest *dest, struct sock *sk, void *uaddr, int bytes, bool or_unspec)
 {
 	struct any_sockaddr addr = {};
 
-	if (bytes < SIN6_BYTES_RFC2133 || bpf_probe_read_kernel(&addr, SIN6_BYTES_RFC2133, uaddr))
+	if (bytes < SIN6_BYTES_RFC2133 || !read_name_v6(&addr, uaddr, bytes))
 		return false;
-	if (addr.family != AF_INET6 || is_mapped(addr.v6.addr))
+	if (!(addr.family == AF_INET6 || (or_unspec && addr.family == AF_UNSPEC)) || is_mapped(addr.v6.addr))
 		return false;
 	dest->port_be = addr.port_be;
 	set_v6(dest, (__u32 *)addr.v6.addr);
 	if (is_loopback(dest))
 		return !is_bound_to_v4(sk);
-	if (dest->addr[0] == 0xfe && (dest->addr[1] & 0xc0) == 0x80 && bytes >= SIN6_BYTES)
-		bpf_probe_read_kernel(&dest->scope_id, sizeof(dest->scope_id), uaddr + SIN6_BYTES_RFC2133);
+	if (dest->addr[0] == 0xfe && (dest->addr[1] & 0xc0) == 0x80)
+		dest->scope_id = addr.v6.scope_id;
 	return true;
 }
 
@@ -37,8 +70,8 @@ static __always_inline bool read_tcp_dest(struct dest *dest, struct sock *sk, vo
 
 	dest->protocol = IPPROTO_TCP;
 	if (v6)
-		return read_sockaddr_v6(dest, sk, uaddr, bytes);
-	if (bytes < SIN_BYTES || bpf_probe_read_kernel(&addr, SIN_BYTES, uaddr) || addr.family != AF_INET)
+		return read_sockaddr_v6(dest, sk, uaddr, bytes, false);
+	if (bytes < SIN_BYTES || !read_name(&addr, uaddr) || addr.family != AF_INET)
 		return false;
 	dest->port_be = addr.port_be;
 	set_v4(dest, *(__u32 *)addr.v4);
@@ -51,10 +84,10 @@ static __always_inline int tcp_exit(struct sock *sk, void *uaddr, int addr_len, 
 	struct egress_process process;
 
 	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process) ||
-	    is_program_hidden(&process))
+	    is_program_hidden(&process, dest.task))
 		return 0;
 	know_process(&process);
-	return emit_each_typed(sk, &dest, &process, sk->__sk_common.skc_net.net->ns.inum, result);
+	return emit_each_typed(sk, &dest, &process, result);
 }
 
 /*
@@ -68,73 +101,145 @@ static __always_inline void submit_unfinished(struct egress_event *event)
 	submit_or_lose(event);
 }
 
-static __always_inline void report_missed(__u64 thread)
+static __always_inline struct egress_waiting *find_waiting(__u32 *set, __u64 thread)
 {
-	struct egress_event *missed = bpf_map_lookup_elem(&pending, &thread);
+	*set = thread * cfg.hash_factor >> 40 & (EGRESS_PENDING_SETS - 1);
+	return &shared.waiting[*set];
+}
+
+static __always_inline struct egress_event *pending_at(__u32 set, __u32 way)
+{
+	__u32 at = set * EGRESS_PENDING_WAYS + way;
+
+	return bpf_map_lookup_elem(&pending, &at);
+}
+
+static __always_inline void let_go(struct egress_waiting *among, __u32 way, struct egress_event *event)
+{
+	event->ts_ns = 0;
+	*(volatile __u64 *)&among->threads[way] = 0;
+}
+
+static __always_inline struct egress_event *find_pending(const struct egress_waiting *among, __u32 set, __u64 thread,
+							 __u32 *way)
+{
+#pragma unroll
+	for (__u32 i = 0; i < EGRESS_PENDING_WAYS; i++) {
+		if (among->threads[i] == thread) {
+			*way = i;
+			return pending_at(set, i);
+		}
+	}
+	return 0;
+}
+
+static __always_inline void report_missed(struct egress_waiting *among, __u32 set, __u64 thread)
+{
+	__u32 way;
+	struct egress_event *missed = find_pending(among, set, thread, &way);
 
 	if (!missed)
 		return;
 	submit_unfinished(missed);
-	bpf_map_delete_elem(&pending, &thread);
+	let_go(among, way, missed);
 }
 
-static __noinline int keep_pending(struct sock *sk, const struct dest *dest, const struct egress_process *process)
+/* What is known before a connect returns. */
+static __always_inline void fill_entered(struct egress_event *event, struct sock *sk, const struct dest *dest,
+					 const struct egress_process *process)
+{
+	struct sock *typed = CAST(struct sock, sk);
+
+	event->process = *process;
+	fill_event(event, dest, typed, netns_of(typed, HAS_CAST), HAS_CAST);
+}
+
+static __noinline int fill_pending(struct egress_event *event, struct sock *sk, const struct dest *dest,
+				   const struct egress_process *process)
+{
+	if (!event)
+		return 0;
+	fill_entered(event, sk, dest, process);
+	/* Kept as a number only, to find the socket again at return. */
+	*(__u64 *)event->saddr = (__u64)sk;
+	return 0;
+}
+
+static __noinline int submit_without_return(struct sock *sk, const struct dest *dest,
+					    const struct egress_process *process)
 {
 	struct egress_event event;
-	__u64 thread = dest->thread;
 
-	event.process = *process;
-	fill_event(&event, dest, sk, netns_of(sk), false);
-	/* Kept as a number only, to find the socket again at return. */
-	*(__u64 *)event.saddr = (__u64)sk;
-	if (bpf_map_update_elem(&pending, &thread, &event, BPF_ANY))
-		submit_unfinished(&event);
+	fill_entered(&event, sk, dest, process);
+	submit_unfinished(&event);
 	return 0;
+}
+
+static __always_inline int keep_pending(struct egress_waiting *among, __u32 set, struct sock *sk,
+					const struct dest *dest, const struct egress_process *process)
+{
+	for (__u32 way = 0; way < EGRESS_PENDING_WAYS; way++) {
+		if (claim(&among->threads[way], dest->thread, set))
+			return fill_pending(pending_at(set, way), sk, dest, process);
+	}
+	return submit_without_return(sk, dest, process);
 }
 
 static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len, bool v6)
 {
+	struct egress_waiting *among;
 	struct dest dest = {};
 	struct egress_process process;
+	__u32 set;
 
+	identify(&dest);
+	among = find_waiting(&set, dest.thread);
 	/* Before any filter: else this connect's return would be taken for that of the thread's last one. */
-	report_missed(bpf_get_current_pid_tgid());
+	report_missed(among, set, dest.thread);
 	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process) ||
-	    is_program_hidden(&process))
+	    is_program_hidden(&process, dest.task))
 		return 0;
 	know_process(&process);
-	return keep_pending(sk, &dest, &process);
+	return keep_pending(among, set, sk, &dest, &process);
+}
+
+static __noinline int finish(struct egress_event *event, int result)
+{
+	if (!event)
+		return 0;
+	fill_source(event, CAST(struct sock, *(__u64 *)event->saddr), HAS_CAST);
+	event->flags |= EGRESS_RESULT_KNOWN;
+	event->result = result;
+	submit_or_lose(event);
+	return 0;
 }
 
 static __always_inline int tcp_return(int result)
 {
-	__u64 thread = bpf_get_current_pid_tgid();
-	struct egress_event *kept = bpf_map_lookup_elem(&pending, &thread);
-	struct egress_event event;
-	struct sock *sk;
+	__u64 thread = thread_of(current_task());
+	struct egress_waiting *among;
+	struct egress_event *event;
+	__u32 set, way;
 
-	if (!kept)
+	among = find_waiting(&set, thread);
+	event = find_pending(among, set, thread, &way);
+	if (!event)
 		return 0;
-	__builtin_memcpy(&event, kept, sizeof(event));
-	bpf_map_delete_elem(&pending, &thread);
-	sk = (struct sock *)*(__u64 *)event.saddr;
-	fill_source(&event, sk, false);
-	event.flags |= EGRESS_RESULT_KNOWN;
-	event.result = result;
-	submit_or_lose(&event);
+	finish(event, result);
+	let_go(among, way, event);
 	return 0;
 }
 
 /* Where a connected socket sends to. */
-static __always_inline bool read_connected(struct dest *dest, struct sock *sk, bool v6)
+static __always_inline bool read_connected(struct dest *dest, struct sock *sk, bool v6, bool typed)
 {
 	struct in6_addr addr = {};
 
-	if (BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_ESTABLISHED)
+	if (LOAD(typed, sk, __sk_common.skc_state) != TCP_ESTABLISHED)
 		return false;
-	dest->port_be = BPF_CORE_READ(sk, __sk_common.skc_dport);
+	dest->port_be = LOAD(typed, sk, __sk_common.skc_dport);
 	if (!v6) {
-		set_v4(dest, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+		set_v4(dest, LOAD(typed, sk, __sk_common.skc_daddr));
 		return true;
 	}
 	BPF_CORE_READ_INTO(&addr, sk, __sk_common.skc_v6_daddr);
@@ -145,18 +250,19 @@ static __always_inline bool read_connected(struct dest *dest, struct sock *sk, b
 }
 
 /* The message's own address wins over the socket's. */
-static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, void *name, int bytes, bool v6)
+static __always_inline bool read_addressee(struct dest *dest, struct sock *sk, void *name, int bytes, bool v6,
+					   bool typed)
 {
 	struct any_sockaddr addr = {};
 
-	dest->protocol = IPPROTO_UDP;
 	if (!name)
-		return read_connected(dest, sk, v6);
-	if (bpf_probe_read_kernel(&addr, SIN_BYTES, name))
+		return read_connected(dest, sk, v6, typed);
+	if (!read_name(&addr, name))
 		return false;
 	/* On IPv6 AF_UNSPEC means the connected address, on IPv4 it passes for AF_INET. */
 	if (v6)
-		return addr.family == AF_UNSPEC ? read_connected(dest, sk, v6) : read_sockaddr_v6(dest, sk, name, bytes);
+		return addr.family == AF_UNSPEC ? read_connected(dest, sk, v6, typed) :
+						  read_sockaddr_v6(dest, sk, name, bytes, false);
 	if (bytes < SIN_BYTES || (addr.family != AF_INET && addr.family != AF_UNSPEC))
 		return false;
 	dest->port_be = addr.port_be;
@@ -164,13 +270,24 @@ static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, vo
 	return true;
 }
 
+/* UDP-Lite's sockets have the same function. To ask each socket would cost UDP: without need mark_datagram does. */
+static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, void *name, int bytes, bool v6,
+					  bool typed)
+{
+	dest->protocol = cfg.wants ? LOAD(typed, sk, sk_protocol) : IPPROTO_UDP;
+	return read_addressee(dest, sk, name, bytes, v6, typed);
+}
+
 static __always_inline int udp_enter(struct sock *sk, struct msghdr *msg, bool v6)
 {
 	struct dest dest = {};
 	struct egress_process process;
 
-	if (read_udp_dest(&dest, sk, msg->msg_name, msg->msg_namelen, v6) && is_wanted(&dest, &process))
-		emit_datagram(sk, &dest, &process, sk->__sk_common.skc_net.net->ns.inum, true);
+	if (!read_udp_dest(&dest, sk, msg->msg_name, msg->msg_namelen, v6, true) || !dest.port_be ||
+	    !is_worth_a_look(&dest))
+		return 0;
+	if (!is_repeat(sk, &dest, true) && is_wanted_by(&dest, &process, 0))
+		emit_datagram(sk, &dest, &process, true);
 	return 0;
 }
 
@@ -180,20 +297,34 @@ struct msg_head {
 	int namelen;
 };
 
+static __always_inline void read_message(struct msg_head *head, struct msghdr *msg)
+{
+	if (HAS_CAST) {
+		msg = CAST(struct msghdr, msg);
+		head->name = msg->msg_name;
+		head->namelen = msg->msg_namelen;
+	} else if (bpf_core_field_offset(struct msghdr, msg_name) == 0 &&
+		   bpf_core_field_offset(struct msghdr, msg_namelen) == 8) {
+		bpf_probe_read_kernel(head, 12, msg);
+	} else {
+		head->name = BPF_CORE_READ(msg, msg_name);
+		head->namelen = BPF_CORE_READ(msg, msg_namelen);
+	}
+}
+
 static __always_inline int udp_probe(struct sock *sk, struct msghdr *msg, bool v6)
 {
+	struct sock *typed = CAST(struct sock, sk);
 	struct dest dest = {};
 	struct msg_head head = {};
 	struct egress_process process;
 
-	if (bpf_core_field_offset(struct msghdr, msg_name) == 0 && bpf_core_field_offset(struct msghdr, msg_namelen) == 8) {
-		bpf_probe_read_kernel(&head, 12, msg);
-	} else {
-		head.name = BPF_CORE_READ(msg, msg_name);
-		head.namelen = BPF_CORE_READ(msg, msg_namelen);
-	}
-	if (read_udp_dest(&dest, sk, head.name, head.namelen, v6) && is_wanted(&dest, &process))
-		emit_datagram(sk, &dest, &process, netns_of(sk), false);
+	read_message(&head, msg);
+	if (!read_udp_dest(&dest, typed, head.name, head.namelen, v6, HAS_CAST) || !dest.port_be ||
+	    !is_worth_a_look(&dest))
+		return 0;
+	if (!is_repeat(typed, &dest, HAS_CAST) && is_wanted_by(&dest, &process, 0))
+		emit_datagram(sk, &dest, &process, false);
 	return 0;
 }
 

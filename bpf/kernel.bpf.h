@@ -22,8 +22,15 @@ typedef _Bool bool;
 #define AF_INET6 10
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
+#define SOCK_RAW 3
+#define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_DCCP 33
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_UDPLITE 136
+#define IPPROTO_RAW 255
 #define TCP_ESTABLISHED 1
 #define PF_KTHREAD 0x00200000
 #define SIN_BYTES 16
@@ -31,6 +38,19 @@ typedef _Bool bool;
 #define SIN6_BYTES 28
 
 extern int LINUX_KERNEL_VERSION __kconfig;
+
+/*
+ * The same source makes two objects. For kernels with bpf_rdonly_cast (6.2, a35b9af4ec2c) any number becomes a pointer
+ * that is loaded from in one instruction instead of sixty, and words are compared and swapped.
+ */
+#ifdef EGRESS_CAST
+extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
+#define HAS_CAST true
+#define CAST(type, number) ((type *)bpf_rdonly_cast((const void *)(number), bpf_core_type_id_kernel(type)))
+#else
+#define HAS_CAST false
+#define CAST(type, number) ((type *)(number))
+#endif
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -67,27 +87,102 @@ struct sock_common {
 };
 
 struct socket {
+	short type;
 	struct file *file;
+	struct sock *sk;
 };
 
 struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
+	__u16 sk_protocol;
+	__u16 sk_type;
 	__u8 sk_kern_sock : 1;
 };
+
+struct inet_sock {
+	__u8 hdrincl : 1;
+};
+
+/* cafbe182a467 (6.6) made it one bit of these. */
+struct inet_sock___since_6_6 {
+	unsigned long inet_flags;
+};
+#define INET_FLAGS_HDRINCL 12
 
 /* Kernels without MPTCP lack the field. */
 struct tcp_sock {
 	__u8 is_mptcp : 1;
 };
 
+struct iovec {
+	void *iov_base;
+	unsigned long iov_len;
+};
+
+/* ITER_UBUF came with fcb14cb1bdac (6.0). */
+enum iter_type { ITER_IOVEC, ITER_UBUF };
+
+struct iov_iter {
+	__u8 iter_type;
+	unsigned long count;
+	const struct iovec *iov;
+	void *ubuf;
+};
+
+/* 8cd54c1c8480 (5.14) renamed it; bit 0 is the direction. */
+struct iov_iter___before_5_14 {
+	unsigned int type;
+};
+
+/* de4f5fed3f23 (6.4) renamed it. */
+struct iov_iter___since_6_4 {
+	const struct iovec *__iov;
+};
+
 struct msghdr {
 	void *msg_name;
 	int msg_namelen;
+	struct iov_iter msg_iter;
+};
+
+struct net_device {
+	int ifindex;
+};
+
+struct sk_buff {
+	struct net_device *dev;
+	unsigned int len, data_len;
+	__u16 protocol; /* network byte order */
+	__u16 network_header;
+	unsigned char *head, *data;
 };
 
 struct sockaddr {
 	unsigned short sa_family;
+};
+
+/* A module's: known only where the kernel has BTF of its modules (5.11) and this one is loaded. */
+struct sctp_ep_common {
+	struct sock *sk;
+};
+
+struct sctp_association {
+	struct sctp_ep_common base;
+	struct {
+		struct sockaddr primary_addr;
+	} peer;
+};
+
+struct timespec64 {
+	long long tv_sec;
+};
+
+struct sockaddr_in6 {
+	__u16 sin6_family;
+	__u16 sin6_port;
+	struct in6_addr sin6_addr;
+	__u32 sin6_scope_id;
 };
 
 struct nsproxy {
@@ -205,6 +300,7 @@ struct task_struct {
 	struct hlist_node pid_links[PIDTYPE_MAX];
 	__u64 start_boottime;
 	const struct cred *real_cred;
+	const struct cred *cred;
 	char comm[16];
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;

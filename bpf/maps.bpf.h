@@ -5,14 +5,10 @@
 
 const volatile struct egress_config cfg SEC(".rodata.cfg") = {};
 
-/* Set by `whoami` after load, so that they are right in any pid namespace; the loader relies on the order. */
-struct {
-	__u32 tgid;
-	__u32 pidns;
-	__u32 pid_level;
-} own;
+struct egress_shared shared;
 
 __u64 last_wake_ns;
+__u32 records_since_wake;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -56,10 +52,25 @@ struct {
 	__type(value, struct egress_verdict);
 } ports SEC(".maps");
 
+/* Verdicts of these tables that were looked up before. */
+struct egress_decision decisions[1 << EGRESS_DECISION_BITS];
+
+/* Where in `flows` the last datagram's flow was, plus one: by thread and destination, and to be compared with it. */
+__u32 hints[1 << EGRESS_HINT_BITS];
+
+/* A hash table of our own: the kernel's takes three hundred instructions for a look-up. User space reads the tags. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
-	__type(key, struct egress_flow_key);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct egress_set);
+} sets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, EGRESS_WAYS);
+	__type(key, __u32);
 	__type(value, struct egress_flow);
 } flows SEC(".maps");
 
@@ -93,14 +104,6 @@ struct {
 	__type(value, struct egress_known);
 } known SEC(".maps");
 
-/* How many times user space has hidden a program. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} verdicts SEC(".maps");
-
 /* Cgroups whose paths were sent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -109,20 +112,19 @@ struct {
 	__type(value, __u8);
 } known_cgroups SEC(".maps");
 
-/* Flows being reported, by address of their entry: BPF_NOEXIST lets one CPU in. A spin lock is not for tracing. */
+/* Sets that someone writes to: BPF_NOEXIST lets one in. A spin lock is not for tracing. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
-	__type(key, __u64);
+	__type(key, __u32);
 	__type(value, __u8);
-} reporting SEC(".maps");
+} locks SEC(".maps");
 
-/* TCP connects between entry and return, by thread (kprobe only). */
+/* TCP connects between entry and return (kprobe only); `ts_ns` is 0 until one is whole. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, EGRESS_PENDING_SETS * EGRESS_PENDING_WAYS);
+	__type(key, __u32);
 	__type(value, struct egress_event);
 } pending SEC(".maps");
 
@@ -132,6 +134,40 @@ static __always_inline void count(__u32 counter)
 
 	if (value)
 		*value += 1;
+}
+
+/* Never waited for: who does not get in does without. `lock` is a number below 2^31 in each of two families. */
+static __always_inline bool try_lock(__u32 lock)
+{
+	__u8 taken = 1;
+
+	return !bpf_map_update_elem(&locks, &lock, &taken, BPF_NOEXIST);
+}
+
+static __always_inline void unlock(__u32 lock)
+{
+	bpf_map_delete_elem(&locks, &lock);
+}
+
+#define CONNECT_LOCK (1U << 31)
+
+/* Takes a free word for oneself. */
+static __always_inline bool claim(__u64 *word, __u64 value, __u32 lock)
+{
+#ifdef EGRESS_CAST
+	return !*word && !__sync_val_compare_and_swap(word, 0, value);
+#else
+	bool done = false;
+
+	if (*word || !try_lock(lock | CONNECT_LOCK))
+		return false;
+	if (!*word) {
+		*word = value;
+		done = true;
+	}
+	unlock(lock | CONNECT_LOCK);
+	return done;
+#endif
 }
 
 #endif

@@ -22,6 +22,14 @@ static __always_inline struct task_struct *current_task(void)
 	return has_typed_task() ? bpf_get_current_task_btf() : (struct task_struct *)bpf_get_current_task();
 }
 
+/* tgid and tid of the running task, as bpf_get_current_pid_tgid has them. */
+static __always_inline __u64 thread_of(struct task_struct *task)
+{
+	if (!has_typed_task())
+		return bpf_get_current_pid_tgid();
+	return (__u64)(__u32)task->tgid << 32 | (__u32)task->pid;
+}
+
 /* Before 5.17 (strscpy_pad) the rest of an older name may follow the NUL; names are keys, so it must not be there. */
 static __always_inline void copy_comm(__u8 *to, struct task_struct *task, bool typed)
 {
@@ -83,18 +91,30 @@ static __always_inline __u64 place_in_v1(struct task_struct *task, __u64 id)
 	return id;
 }
 
+/* As the initial user namespace counts them; the helper for it takes sixty instructions. */
+static __always_inline void fill_user(struct egress_process *process, struct task_struct *task, bool typed)
+{
+	__u64 ids;
+
+	if (typed) {
+		process->uid = task->cred->uid.val;
+		process->gid = task->cred->gid.val;
+	} else {
+		ids = bpf_get_current_uid_gid();
+		process->uid = ids;
+		process->gid = ids >> 32;
+	}
+}
+
 /* Names are the main threads': an io_uring worker or a named thread still is that program. */
-static __always_inline void fill_process(struct egress_process *process)
+static __always_inline void fill_process(struct egress_process *process, struct task_struct *task)
 {
 	bool typed = has_typed_task();
-	struct task_struct *task = current_task();
 	struct task_struct *leader = LOAD(typed, task, group_leader);
-	__u64 ids = bpf_get_current_uid_gid();
 
 	fill_identity(&process->identity, leader, typed);
 	process->cgroup_id = place_in_v1(task, bpf_get_current_cgroup_id());
-	process->uid = ids;
-	process->gid = ids >> 32;
+	fill_user(process, task, typed);
 	process->flags = LOAD(typed, leader, flags) & PF_KTHREAD ? EGRESS_KERNEL_THREAD : 0;
 	process->pad = 0;
 	copy_comm(process->comm, leader, typed);

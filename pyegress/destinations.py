@@ -6,41 +6,59 @@ One numbering of rules serves both ways of filtering: tables for the kernel, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
 from pyegress.losses import Losses
-from pyegress.options import Cidr, DurationNs, Ports
+from pyegress.options import Cidr, Ports
 from pyegress.plugin import Options
 from pyegress.prefixes import LongestPrefix, Network, Verdict, in_networks, table
 
-PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}
-"""Of those that options name."""
+PACKET = 256
+"""Stands for frames of AF_PACKET, whatever they carry: no protocol has that number."""
+PROTOCOL_NUMBERS: dict[str, tuple[int, ...]] = {
+    "tcp": (6,),
+    "udp": (17,),
+    "udplite": (136,),
+    "icmp": (1, 58),
+    "sctp": (132,),
+    "packet": (PACKET,),
+}
+"""Of those that options name; `other` is what none of them is."""
+_NAMED = frozenset(number for numbers in PROTOCOL_NUMBERS.values() for number in numbers)
+Protocol = Literal["tcp", "udp", "udplite", "icmp", "sctp", "packet", "other"]
 T = TypeVar("T", Network, Ports)
 
 
 class DestinationFilterOptions(Options, frozen=True, kw_only=True):
-    """What every input can leave out by where it goes, and how often it reports the rest."""
+    """What every input can leave out by where it goes."""
 
-    quiet: Annotated[bool, Meta(description="no line per connection on stderr when outputs are named")] = (
-        False
-    )
     allow_loopback: Annotated[bool, Meta(description="report connections to 127.0.0.0/8 and ::1")] = False
-    protocol: Annotated[tuple[Literal["tcp", "udp"], ...], Meta(description="report only this protocol")] = ()
+    protocol: Annotated[
+        tuple[Protocol, ...],
+        Meta(
+            description="report only this protocol; icmp: of both versions, packet: what AF_PACKET sockets send "
+            "(ebpf), other: any other number"
+        ),
+    ] = ()
     ignore_cidr: Annotated[tuple[Cidr, ...], Meta(description="hide destinations in this network")] = ()
     only_cidr: Annotated[tuple[Cidr, ...], Meta(description="hide destinations outside these networks")] = ()
     ignore_port: Annotated[tuple[Ports, ...], Meta(description="hide this destination port or range")] = ()
     only_port: Annotated[tuple[Ports, ...], Meta(description="hide other destination ports")] = ()
-    window: Annotated[
-        DurationNs,
+    ignore_name: Annotated[
+        tuple[str, ...],
         Meta(
-            description="a flow of UDP (or of packets other than TCP) is reported at most once in this time; 0: each"
+            description="hide destinations that this name led to; *.example.com: one label, **.example.com: any"
         ),
-    ] = 10_000_000_000
-    flows: Annotated[int, Meta(description="such flows remembered at a time", ge=1, le=1 << 22)] = 32768
+    ] = ()
+    only_name: Annotated[
+        tuple[str, ...],
+        Meta(description="hide destinations with other names (as ignore-name); those without stay"),
+    ] = ()
 
 
 class DestinationFilters:
@@ -48,17 +66,18 @@ class DestinationFilters:
 
     def __init__(self, options: DestinationFilterOptions) -> None:
         self._options = options
-        self._labels: list[tuple[str, str]] = []
+        self._labels: list[str] = []
         self.cidrs: dict[Network, Verdict] = table(
-            self._number("ignore-cidr", "cidr", options.ignore_cidr),
-            self._number("only-cidr", "cidr", options.only_cidr),
+            self._number("ignore-cidr", options.ignore_cidr),
+            self._number("only-cidr", options.only_cidr),
         )
         self.ports: dict[int, Verdict] = _port_table(
-            self._number("ignore-port", "port", options.ignore_port),
-            self._number("only-port", "port", options.only_port),
+            self._number("ignore-port", options.ignore_port),
+            self._number("only-port", options.only_port),
         )
-        self.protocols: frozenset[int] = frozenset(PROTOCOL_NUMBERS[name] for name in options.protocol)
-        """Those to report; empty: all."""
+        self._protocols = frozenset(
+            number for name in options.protocol for number in PROTOCOL_NUMBERS.get(name, ())
+        )
         self._longest = LongestPrefix(self.cidrs)
         self.hits: list[int] = [0] * len(self._labels)
         """By rule number: what an ignore-rule hid, what an only-rule let through."""
@@ -75,25 +94,22 @@ class DestinationFilters:
             self.hidden[why] += count
         return why is None
 
-    def put(self, losses: Losses, source: str, hits: Iterable[int], hidden: Mapping[str, int]) -> None:
-        """Show hits by rule, and what was hidden for the rest, as one source's."""
-        outside = dict(hidden)
-        for (label, what), count in zip(self._labels, hits, strict=True):
-            if label.startswith("ignore-"):
-                outside[what] -= count
-            put_rule(losses, source, label, count)
-        losses.put(
-            "skipped",
-            f"to loopback (-I {source}:allow-loopback:true shows them)",
-            outside.pop("loopback"),
-            source,
-        )
-        losses.put("skipped", "by protocol", outside.pop("protocol"), source)
-        for what, count in outside.items():
-            losses.put("skipped", f"outside only-{what}", count, source)
+    @property
+    def labels(self) -> list[str]:
+        """By rule number."""
+        return self._labels
+
+    def put(self, losses: Losses, source: str) -> None:
+        """Show what was hidden, as one source's."""
+        hits: Counter[str] = Counter()
+        for label, count in zip(self._labels, self.hits, strict=True):
+            hits[label] += count
+        put_destinations(losses, source, hits, self.hidden)
 
     def _judge(self, protocol: int, dest: bytes, dport: int | None, count: int) -> str | None:
-        if self.protocols and protocol not in self.protocols:
+        if self._options.protocol and not (
+            protocol in self._protocols or ("other" in self._options.protocol and protocol not in _NAMED)
+        ):
             return "protocol"
         if not self._options.allow_loopback and is_loopback(dest):
             return "loopback"
@@ -109,17 +125,40 @@ class DestinationFilters:
         self.hits[verdict.rule] += count
         return verdict.ignore or (has_only and not verdict.only)
 
-    def _number(self, option: str, what: str, values: tuple[T, ...]) -> list[tuple[int, T]]:
+    def _number(self, option: str, values: tuple[T, ...]) -> list[tuple[int, T]]:
         """Give each value its rule number."""
         numbered = []
         for value in values:
             numbered.append((len(self._labels), value))
-            self._labels.append((f"{option}:{value}", what))
+            self._labels.append(f"{option}:{value}")
         return numbered
 
 
 is_loopback = in_networks((ip_network("127.0.0.0/8"), ip_network("::1/128")))
 """Whether 16 bytes (IPv4 as ::ffff:a.b.c.d) are in 127.0.0.0/8 or ::1."""
+
+
+def put_destinations(losses: Losses, source: str, hits: Mapping[str, int], hidden: Mapping[str, int]) -> None:
+    """Show hits by label of the rule, and what was hidden for the rest, as one source's."""
+    outside = dict(hidden)
+    for label, count in hits.items():
+        if label.startswith("ignore-"):
+            outside[label.partition(":")[0].removeprefix("ignore-")] -= count
+        put_rule(losses, source, label, count)
+    losses.put(
+        "skipped",
+        f"to loopback (-I {source}:allow-loopback:true shows them)",
+        outside.pop("loopback"),
+        source,
+    )
+    losses.put("skipped", "by protocol", outside.pop("protocol"), source)
+    for what, count in outside.items():
+        losses.put("skipped", f"outside only-{what}", count, source)
+
+
+def is_of_destination(label: str) -> bool:
+    """Whether it is the label of a rule for ports or networks."""
+    return label.startswith(("ignore-port:", "only-port:", "ignore-cidr:", "only-cidr:"))
 
 
 def put_rule(losses: Losses, source: str, label: str, hits: int) -> None:

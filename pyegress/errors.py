@@ -9,7 +9,10 @@ EgressError
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+TOO_FEW_FILES = "too few files may be open (RLIMIT_NOFILE); run with `ulimit -n 1024` or LimitNOFILE=1024"
 
 
 class EgressError(Exception):
@@ -34,6 +37,20 @@ class InputError(EgressError):
 
 class OutputError(EgressError):
     """An output can't go on."""
+
+
+def shortage(error: Exception) -> str | None:
+    """What this process, or its host, has no more of, with the way on; None where an error is another one."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EMFILE:
+        return TOO_FEW_FILES
+    if number == errno.ENFILE:
+        return "too many files are open on this host; raise the sysctl fs.file-max"
+    if number == errno.ENOMEM or isinstance(error, MemoryError):
+        return "out of memory; raise MemoryMax= or RLIMIT_AS"
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "no thread can be started; raise TasksMax=, MemoryMax=, RLIMIT_NPROC or RLIMIT_AS"
+    return None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ Only what is certain hides.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -13,20 +14,21 @@ from msgspec import Meta
 
 from pyegress.destinations import DestinationFilterOptions
 from pyegress.escape import encoded
+from pyegress.options import DurationNs
 from pyegress.patterns import COMM_BYTES, KINDS, Test, is_glob, read, uid_of
 from pyegress.plugin import Batch
 from pyegress.prefixes import Verdict
 from pyegress.record import Connection, Process
 
-CACHED_PROCESSES = 16384
+CACHED_PROCESSES = 4096
 _Key = TypeVar("_Key", bytes, int)
 _PLACE_KINDS = ("unit", "container")
 """What the cgroup alone decides."""
 _USER_SPACE_KINDS = ("exe", "cmdline", "parent", "grandparent", "ancestor")
 
 
-class FilterOptions(DestinationFilterOptions, frozen=True, kw_only=True):
-    """The filters of every input, by destination and by process; an input's own options inherit them."""
+class RecordFilterOptions(DestinationFilterOptions, frozen=True, kw_only=True):
+    """The filters of every input, by destination and by process."""
 
     ignore_comm: Annotated[
         tuple[str, ...], Meta(description="hide processes with this name, or matching this glob")
@@ -100,6 +102,30 @@ class FilterOptions(DestinationFilterOptions, frozen=True, kw_only=True):
     ] = ()
 
 
+class FilterOptions(RecordFilterOptions, frozen=True, kw_only=True):
+    """The filters of inputs that observe, and how often they report the rest; an input's own options inherit them."""
+
+    quiet: Annotated[bool, Meta(description="no line per connection on stderr when outputs are named")] = (
+        False
+    )
+    window: Annotated[
+        DurationNs,
+        Meta(
+            description="a flow of UDP (or of packets other than TCP) is reported at most once in this time; 0: each"
+        ),
+    ] = 10_000_000_000
+    flows: Annotated[int, Meta(description="such flows remembered at a time", ge=1, le=1 << 22)] = 32768
+    names: Annotated[
+        str,
+        Meta(
+            description="where names of destinations come from, separated by commas: dns (answers that pass), sni (TLS "
+            "and QUIC), hosts (/etc/hosts), ptr (asks DNS itself); auto: hosts, and dns where the kernel's tap works; "
+            "or none",
+            pattern=r"^(auto|none|(dns|sni|hosts|ptr)(,(dns|sni|hosts|ptr))*)$",
+        ),
+    ] = "auto"
+
+
 class KernelRules(NamedTuple):
     """What a kernel can decide from the name, the uid and the kernel flag that each event has.
 
@@ -130,7 +156,7 @@ class ProcessFilters:
     An unknown process is never hidden. For one thread. Raises UsageError for a pattern that can't be.
     """
 
-    def __init__(self, options: FilterOptions) -> None:
+    def __init__(self, options: RecordFilterOptions) -> None:
         labels: list[str] = []
         ignore = _rules("ignore", options, labels)
         only = _rules("only", options, labels)
@@ -187,6 +213,13 @@ class ProcessFilters:
         """Number of the rule that hides all processes in this one's cgroup, whatever else they are."""
         return _hidden_by(process, self._ignore_place, self._outside_place)
 
+    def counts(self) -> Counter[str]:
+        """Hits by label."""
+        found: Counter[str] = Counter()
+        for label, count in zip(self.labels, self.hits, strict=True):
+            found[label] += count
+        return found
+
     def keep(self, connection: Connection) -> bool:
         """Whether the connection is to be reported."""
         return bool(self.apply((connection,)))
@@ -206,7 +239,7 @@ class ProcessFilters:
         return batch if len(kept) == len(batch) else kept
 
 
-def _rules(what: str, options: FilterOptions, labels: list[str]) -> dict[str, list[_Rule]]:
+def _rules(what: str, options: RecordFilterOptions, labels: list[str]) -> dict[str, list[_Rule]]:
     """The rules of each kind in the order of the options; each takes the next number with its label."""
     found: dict[str, list[_Rule]] = {}
     for kind in KINDS:

@@ -8,7 +8,7 @@ class Losses:
     """Counters by (stage, reason). Thread-safe; a counter that stays 0 is not shown.
 
     Words: `lost` was seen and is gone; `skipped` was filtered by choice; `unattributed` is
-    reported without (part of) its process.
+    reported without (part of) its process; `unnamed` without a host name.
     """
 
     def __init__(self) -> None:
@@ -27,6 +27,12 @@ class Losses:
         """Set a counter that something else keeps, such as the kernel; those of several sources add up."""
         with self._lock:
             self._put.setdefault((stage, reason), {})[source] = total
+
+    def keep(self, source: str) -> None:
+        """What a source has put stays, and what it puts from now on is added: it counts from 0 again."""
+        with self._lock:
+            for key, by_source in self._put.items():
+                self._counts[key] = self._counts.get(key, 0) + by_source.pop(source, 0)
 
     def snapshot(self) -> dict[tuple[str, str], int]:
         """Every counter above 0, in stage order."""

@@ -8,7 +8,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyegress.attribute.lookup import Answer, Lookup
 from pyegress.attribute.searcher import Searcher
@@ -17,9 +17,13 @@ from pyegress.escape import display
 from pyegress.filters import FilterOptions
 from pyegress.kernel import cgroup2_root, may_trace_others
 from pyegress.netfilter.messages import Logged, Queued, is_of_this_host
+from pyegress.options import differing
 from pyegress.packets import PacketFlows, Sighting
 from pyegress.plugin import Batch, Context
 from pyegress.record import Connection
+
+if TYPE_CHECKING:
+    from pyegress.names.namer import Namer
 
 IDLE_MS = 100
 SWEEP_NS = 1_000_000_000
@@ -35,8 +39,10 @@ class Observer:
             hook, options, context.losses, os.getpid(), Path("/proc/self/ns/net").stat().st_ino
         )
         self._hook = hook
+        self._options = options
         self._context = context
         self._searcher: Searcher[Sighting] = open_searcher(hook, context)
+        self._namer = open_namer(hook, options, context)
         self._batch: list[Connection] = []
         self._unopened = 0
 
@@ -61,7 +67,7 @@ class Observer:
             yield self._take()
             if clock_ns >= next_sweep_ns:
                 next_sweep_ns = clock_ns + SWEEP_NS
-                yield self.flows.sweep(clock_ns)
+                yield self._named(self.flows.sweep(clock_ns))
         (receive_rest or receive)()
         give_up_ns = time.monotonic_ns() + LAST_ANSWERS_NS
         yield self._take()
@@ -72,7 +78,7 @@ class Observer:
         self._context.losses.add(
             "lost", f"{self._hook}: processes were still looked for at the end", unanswered
         )
-        yield self.flows.sweep(None)
+        yield self._named(self.flows.sweep(None))
 
     def see(self, sighting: Sighting) -> None:
         """Take a packet."""
@@ -84,26 +90,45 @@ class Observer:
             if answer is not None:
                 self._report(sighting, answer)
 
+    def change(self, options: FilterOptions) -> None:
+        """Filter by others; from any thread."""
+        change_flows(self.flows, self._hook, self._options, options, self._context)
+        self._options = options
+
     def put_losses(self) -> None:
         """Counters into the Losses."""
         reason = f"{self._hook}: TCP packets that open no connection"
         self._context.losses.put("skipped", reason, self._unopened)
         self.flows.put_losses()
+        self._namer.put_losses()
 
     def close(self) -> None:
         """End the search."""
         self._searcher.close()
+        self._namer.close()
+
+    def _named(self, batch: Batch) -> Batch:
+        return self.flows.names.apply(self._namer.named(batch))
 
     def _take(self) -> Batch:
         for sighting, answer in self._searcher.answers():
             self._report(sighting, answer)
         batch, self._batch = self._batch, []
-        return batch + self.flows.due()
+        return self._named(batch + self.flows.due())
 
     def _report(self, sighting: Sighting, answer: Answer) -> None:
         record = self.flows.connection(sighting, answer)
         if record is not None:
             self._batch.append(record)
+
+
+def change_flows(
+    flows: PacketFlows, hook: str, before: FilterOptions, options: FilterOptions, context: Context
+) -> None:
+    """Have flows filter by others, and say which changed once it is so."""
+    changed = ", ".join(differing(before, options))
+    if changed:
+        flows.change(options, lambda: context.tell(f"{hook}: changed: {changed}"))
 
 
 def once_each(hook: str, context: Context) -> Callable[[str], None]:
@@ -129,6 +154,14 @@ def sighting_of(message: Logged | Queued, packet: Packet, clock_ns: int, now_ns:
         message.gid,
         is_of_this_host(message),
     )
+
+
+def open_namer(hook: str, options: FilterOptions, context: Context) -> Namer:
+    """What names the connections of an input."""
+    # Here, because dnspython is a third of the start time, and lists of plugins need none of it.
+    from pyegress.names.namer import Namer
+
+    return Namer(hook, options.names, context)
 
 
 def open_searcher(hook: str, context: Context) -> Searcher[Any]:

@@ -55,36 +55,89 @@ class OptionHelp(msgspec.Struct, frozen=True):
     type_text: str
     default_text: str
     help: str
+    choices: tuple[str, ...] = ()
+    """All that can be written, where that is few."""
+
+
+class Place(NamedTuple):
+    """Where options of a plugin are written, for messages: `-I ebpf:KEY:VALUE`, `FILE: inputs.ebpf.KEY = VALUE`."""
+
+    start: str
+    before_key: str = ":"
+    before_value: str = ":"
+
+    def of(self, key: str, value: str | None = None) -> str:
+        """The place of one option, with what it says."""
+        place = f"{self.start}{self.before_key}{display(key)}"
+        return place if value is None else f"{place}{self.before_value}{value}"
+
+
+class Given(NamedTuple):
+    """An option as somebody wrote it."""
+
+    key: str
+    text: str
+    place: Place
+    level: int = 0
+    """Of what can be given once, that of the highest level holds; of what is repeatable all do."""
 
 
 def parse(
     flag: str, plugin: str, options_type: type[OptionsType], given: Iterable[tuple[str, str]]
 ) -> OptionsType:
-    """The options that (key, text) pairs ask for; UsageError names the pair that can't be."""
+    """The options that (key, text) pairs of a command line ask for; UsageError names the pair that can't be."""
+    place = Place(f"{flag} {plugin}")
+    return resolve(place, options_type, [Given(key, text, place) for key, text in given])
+
+
+def resolve(place: Place, options_type: type[OptionsType], given: Iterable[Given]) -> OptionsType:
+    """The options that were given; UsageError says where the one is that can't be, and of all of them, `place`."""
     declared = {option.key: option for option in _declared(options_type)}
     values: dict[str, Any] = {}
-    for key, text in given:
-        option = declared.get(key)
+    levels: dict[str, int] = {}
+    for at in sorted(given, key=lambda at: at.level):
+        option = declared.get(at.key)
         if option is None:
-            known = nearest(key, declared)
-            raise UsageError(f"{flag} {plugin}:{display(key)}: no such option; {known}")
-        if option.field in values and not option.container:
-            raise UsageError(f"{flag} {plugin}:{key}: given twice")
+            raise UsageError(f"{at.place.of(at.key)}: no such option; {nearest(at.key, declared)}")
+        if levels.get(option.field) == at.level and not option.container:
+            raise UsageError(f"{at.place.of(at.key)}: given twice")
+        levels[option.field] = at.level
         try:
-            value = option.read(text)
+            value = option.read(at.text)
         except ValueError as error:
-            shown = "***" if option.secret else display(text)
-            raise UsageError(f"{flag} {plugin}:{key}:{shown}: {error}") from None
+            shown = "***" if option.secret else display(at.text)
+            raise UsageError(f"{at.place.of(at.key, shown)}: {error}") from None
         values[option.field] = [*values.get(option.field, ()), value] if option.container else value
     for option in declared.values():
         if option.required and option.field not in values:
-            raise UsageError(f"{flag} {plugin}:{option.key}: missing; give {plugin}:{option.key}:VALUE")
+            wanted = place._replace(start=place.start.rpartition(" ")[2])
+            raise UsageError(f"{place.of(option.key)}: missing; give {wanted.of(option.key, 'VALUE')}")
         if option.container and option.field in values:
             values[option.field] = option.container(values[option.field])
     try:
         return options_type(**values)
     except ValueError as error:  # from a plugin's own __post_init__
-        raise UsageError(f"{flag} {plugin}: {display(str(error))}") from None
+        raise UsageError(f"{place.start}: {display(str(error))}") from None
+
+
+def keys(options_type: type[Options]) -> list[str]:
+    """The keys of all options, in the order they were declared."""
+    return [option.key for option in _declared(options_type)]
+
+
+def differing(one: Options, other: Options) -> list[str]:
+    """Keys of the options that two of one type have differently."""
+    return [
+        option.key
+        for option in _declared(type(one))
+        if getattr(one, option.field) != getattr(other, option.field)
+    ]
+
+
+def with_those_of(one: OptionsType, other: OptionsType, keys: Iterable[str]) -> OptionsType:
+    """The one, with some of the other's values."""
+    fields = {option.key: option.field for option in _declared(type(one))}
+    return msgspec.structs.replace(one, **{fields[key]: getattr(other, fields[key]) for key in keys})
 
 
 def describe(options_type: type[Options]) -> list[OptionHelp]:
@@ -95,6 +148,7 @@ def describe(options_type: type[Options]) -> list[OptionHelp]:
             option.type_text + (", repeatable" if option.container else ""),
             option.default_text,
             option.help,
+            option.choices,
         )
         for option in _declared(options_type)
     ]
@@ -218,10 +272,11 @@ class _Scalar(NamedTuple):
     text: str
     read: Callable[[str], Any]
     show: Callable[[Any], str]
+    choices: tuple[str, ...] = ()
 
 
 _SCALARS: dict[object, _Scalar] = {
-    bool: _Scalar("bool", truth, lambda value: str(value).lower()),
+    bool: _Scalar("bool", truth, lambda value: str(value).lower(), ("true", "false")),
     int: _Scalar("int", whole_number, str),
     str: _Scalar("text", str, str),
     Ports: _Scalar("port or range", ports, str),
@@ -271,6 +326,11 @@ class _Option:
     def type_text(self) -> str:
         """The type as help shows it, with its bounds."""
         return f"{self._scalar.text} {self._range_text()}".rstrip()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What can be written, where that is few."""
+        return self._scalar.choices
 
     @property
     def default_text(self) -> str:
@@ -361,4 +421,4 @@ def _choice(values: dict[str, Any]) -> _Scalar:
             raise ValueError(f"must be one of {', '.join(values)}{hint}")
         return values[text]
 
-    return _Scalar("|".join(values), read, lambda value: str(getattr(value, "value", value)))
+    return _Scalar("|".join(values), read, lambda value: str(getattr(value, "value", value)), tuple(values))

@@ -18,9 +18,9 @@ _lock = Lock()
 _used: dict[int, float] = {}
 
 
-def reserve() -> int:
-    """A free local port to connect from, known as ours from now on."""
-    with socket.socket() as found:
+def reserve(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A free local port to send from, known as ours from now on."""
+    with socket.socket(type=kind) as found:
         found.bind(("", 0))
         port: int = found.getsockname()[1]
     with _lock:

@@ -8,7 +8,9 @@ first packet, then at most once in a window with the number of packets since.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
+from threading import Lock
 from typing import NamedTuple
 
 import msgspec
@@ -19,9 +21,10 @@ from pyegress.decode.address import Addresses
 from pyegress.decode.event import PROTOCOLS
 from pyegress.decode.packet import ACK, SYN, Packet
 from pyegress.destinations import DestinationFilters, put_rule
-from pyegress.filters import FilterOptions, ProcessFilters
+from pyegress.filters import FilterOptions, ProcessFilters, RecordFilterOptions
 from pyegress.kernel import interface_name
 from pyegress.losses import Losses
+from pyegress.namefilters import NameFilters
 from pyegress.ownports import is_own
 from pyegress.record import Connection, Process
 
@@ -99,6 +102,8 @@ class PacketFlows:
     ) -> None:
         self.destinations = DestinationFilters(options)
         self.processes = ProcessFilters(options)
+        self.names = NameFilters(options)
+        """For who gives the records names."""
         self._hook = hook
         self._window_ns = options.window
         self._capacity = options.flows
@@ -113,6 +118,16 @@ class PacketFlows:
         self._flows: OrderedDict[tuple[object, ...], _Flow] = OrderedDict()
         self._checked: OrderedDict[bytes, _Checked] = OrderedDict()
         self._due: list[Connection] = []
+        self._next: tuple[DestinationFilters, ProcessFilters, NameFilters, Callable[[], None]] | None = None
+        # Held while filters change hands, so that no hit is counted twice or not at all.
+        self._counting = Lock()
+
+    def change(self, options: RecordFilterOptions, done: Callable[[], None]) -> None:
+        """Filter by others from the next `due` on, which calls `done`; from any thread.
+
+        Raises UsageError for a pattern that can't be.
+        """
+        self._next = DestinationFilters(options), ProcessFilters(options), NameFilters(options), done
 
     def opens(self, packet: Packet) -> bool:
         """Whether this packet opens a connection or belongs to a flow: not what follows a TCP SYN."""
@@ -173,6 +188,11 @@ class PacketFlows:
 
     def due(self) -> list[Connection]:
         """Repeats of flows that others pushed out of the table, to be reported now."""
+        others, self._next = self._next, None
+        if others is not None:
+            destinations, processes, names, done = others
+            self._filter_by(destinations, processes, names)
+            done()
         due, self._due = self._due, []
         return due
 
@@ -190,11 +210,33 @@ class PacketFlows:
 
     def put_losses(self) -> None:
         """Counters into the Losses."""
-        self.destinations.put(self._losses, self._hook, self.destinations.hits, self.destinations.hidden)
-        for label, hits in zip(self.processes.labels, self.processes.hits, strict=True):
+        with self._counting:
+            self._put_losses()
+
+    def _put_losses(self) -> None:
+        self.destinations.put(self._losses, self._hook)
+        for label, hits in self.processes.counts().items():
             put_rule(self._losses, self._hook, label, hits)
+        self.names.put(self._losses, self._hook)
         reason = "SYNs of connections that were reported already"
-        self._losses.put("skipped", reason, self._repeated_syns, self._hook)
+        self._losses.put("skipped", reason, self._repeated_syns, f"{self._hook} SYNs")
+
+    def _filter_by(
+        self, destinations: DestinationFilters, processes: ProcessFilters, names: NameFilters
+    ) -> None:
+        """Flows stay, but for those that were hidden and are no more."""
+        with self._counting:
+            self._put_losses()
+            self._losses.keep(self._hook)
+            self.destinations, self.processes, self.names = destinations, processes, names
+        for flow in self._flows.values():
+            hidden_by = processes.judge(flow.last.process)
+            if hidden_by is None and flow.hidden_by is not None:
+                flow.until_ns = 0
+            elif hidden_by is not None and flow.hidden_by is None and flow.more:
+                self._due.append(_rest(flow))
+                flow.more = 0
+            flow.hidden_by = hidden_by
 
     def _is_repeated_syn(self, packet: Packet, clock_ns: int) -> bool:
         # One attempt keeps its sequence number, whoever sends it again.

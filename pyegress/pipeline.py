@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Condition, Lock, RLock, Thread
+from threading import Condition, Event, Lock, RLock, Thread
 
-from pyegress.errors import EgressError
+import msgspec
+
+from pyegress.errors import EgressError, shortage
 from pyegress.escape import display
 from pyegress.plugin import Batch, Context, Input, Output
 
@@ -36,7 +38,8 @@ Post = Callable[[Callable[[], None]], None]
 class Pipeline:
     """Runs inputs and outputs until told to stop; any thread may call the other methods.
 
-    `observers` are outputs that don't keep the run alive: they may die unsaid.
+    `observers` are outputs that don't keep the run alive: they may die unsaid. `opened` is called in the thread of each
+    input that is open. `on_beat` is called every `beat_s`, with whether each input that observes did look around since.
     """
 
     def __init__(
@@ -49,19 +52,33 @@ class Pipeline:
         limit: int | None = None,
         duration_ns: int | None = None,
         on_ready: Callable[[], None] = lambda: None,
+        on_stopping: Callable[[], None] = lambda: None,
+        opened: Callable[[Input], None] = lambda source: None,
+        on_beat: Callable[[bool], None] = lambda is_well: None,
+        beat_s: float | None = None,
         queued_records: int = QUEUED_RECORDS,
     ) -> None:
         self.connections = 0
         """Connections that were handed on to the outputs."""
         self.abandoned = False
         """The run was given up while threads were still at work."""
-        self._context = context
+        context = self._context = msgspec.structs.replace(
+            context,
+            waits=all(source.waits for source in inputs),
+            replays=all(source.replays for source in inputs),
+        )
         self._limit = limit
         self._duration_ns = duration_ns
         self._on_ready = on_ready
+        self._on_stopping = on_stopping
+        self._on_beat = on_beat
+        self._beat_s = beat_s
+        self._next_beat = time.monotonic() + beat_s if beat_s else None
         self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._hand_on_lock = Lock()
-        self._feeds = [_Feed(i, context, self._hand_on, self._mail.put, self._feed_changed) for i in inputs]
+        self._feeds = [
+            _Feed(i, context, self._hand_on, self._mail.put, self._feed_changed, opened) for i in inputs
+        ]
         self._lanes = [_Lane(o, context, queued_records, self._mail.put, self._lane_changed) for o in outputs]
         self._side = [_Lane(o, context, queued_records, self._mail.put, lambda lane: None) for o in observers]
         self._deadline: float | None = None
@@ -70,6 +87,11 @@ class Pipeline:
         self._give_up = False
         self._start_error: Exception | None = None
         self._exit_code = 0
+
+    def prepare(self) -> None:
+        """Start the inputs' threads, which wait for `run`: they have rights that this thread may give up after it."""
+        for feed in self._feeds:
+            feed.prepare()
 
     def run(self) -> int:
         """The exit code; raises the error of a plugin that can't be opened, with everything closed again."""
@@ -81,7 +103,7 @@ class Pipeline:
             for feed in self._feeds:
                 feed.start()
             self._serve(lambda: all(feed.state is _State.ENDED for feed in self._feeds))
-        self._stopping = True
+        self._begin_stopping()
         self._deadline = None
         if self._give_up:  # an input that hangs must not cost the outputs what they hold
             self._give_up = False
@@ -95,6 +117,7 @@ class Pipeline:
         else:
             # A daemon thread that is still on its way out can hang the interpreter when that ends.
             for feed in self._feeds:
+                feed.cancel()
                 feed.join()
             for lane in lanes:
                 lane.join()
@@ -131,15 +154,26 @@ class Pipeline:
         """Records that wait for each output by its name."""
         return {lane.output.name: lane.waiting for lane in self._lanes}
 
+    def inputs(self) -> dict[str, str]:
+        """The kind of hooks of each input that observes, by its name."""
+        return {feed.input.name: feed.input.hooks for feed in self._feeds if feed.state is _State.OPEN}
+
     def _serve(self, done: Callable[[], bool]) -> None:
         while not (done() or self._give_up):
-            remaining = None
-            if self._deadline is not None:
-                remaining = max(0.0, self._deadline - time.monotonic())
+            due = [at for at in (self._deadline, self._next_beat) if at is not None]
             try:
-                self._mail.get(timeout=remaining)()
+                self._mail.get(timeout=max(0.0, min(due) - time.monotonic()) if due else None)()
             except Empty:
-                self._interrupt()
+                if self._deadline is not None and time.monotonic() >= self._deadline:
+                    self._interrupt()
+            self._beat()
+
+    def _beat(self) -> None:
+        if self._next_beat is None or self._beat_s is None or time.monotonic() < self._next_beat:
+            return
+        self._next_beat = time.monotonic() + self._beat_s
+        idle = [feed for feed in self._feeds if not feed.looked_around()]
+        self._on_beat(not idle)
 
     def _reopen(self) -> None:
         for lane in self._lanes:
@@ -149,8 +183,13 @@ class Pipeline:
         for lane in self._lanes:
             lane.look()
 
+    def _begin_stopping(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._on_stopping()
+
     def _stop(self) -> None:
-        self._stopping = True
+        self._begin_stopping()
         self._deadline = None
         for feed in self._feeds:
             feed.stop()
@@ -174,7 +213,7 @@ class Pipeline:
             self.connections += len(batch)
             if batch:
                 for lane in (*self._lanes, *self._side):
-                    lane.offer(batch)
+                    lane.offer(batch, waits)
 
     def _feed_changed(self, feed: _Feed) -> None:
         if feed.error is not None:
@@ -217,6 +256,8 @@ class Pipeline:
     def _said(self, kind: str, name: str, error: Exception) -> None:
         if isinstance(error, EgressError):
             self._context.notice(str(error))
+        elif (lacking := shortage(error)) is not None:
+            self._context.notice(f"{kind} {name}: {lacking}")
         elif isinstance(error, OSError):
             self._context.notice(f"{kind} {name}: {display(str(error.strerror or error))}")
         else:
@@ -241,6 +282,7 @@ class _Feed:
         hand_on: Callable[[Batch, bool], None],
         post: Post,
         changed: Callable[[_Feed], None],
+        opened: Callable[[Input], None],
     ) -> None:
         self.input = source
         self.state = _State.OPENING
@@ -250,14 +292,34 @@ class _Feed:
         self._hand_on = hand_on
         self._post = post
         self._changed = changed
-        self._thread = Thread(target=self._run, name=f"input {source.name}", daemon=True)
+        self._opened = opened
+        self._looks = self._looks_before = 0
+        self._thread = Thread(target=self._await_start, name=f"input {source.name}", daemon=True)
+        self._may_start = Event()
+        self._cancelled = False
         self._asked_to_stop = False
         # Held while the input closes, so that its counters are not read from what is being freed.
         self._usable = False
         self._usable_lock = Lock()
 
-    def start(self) -> None:
+    def prepare(self) -> None:
         self._thread.start()
+
+    def start(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
+        self._may_start.set()
+
+    def cancel(self) -> None:
+        """Have the thread end if it was never to start."""
+        self._cancelled = not self._may_start.is_set()
+        self._may_start.set()
+
+    def looked_around(self) -> bool:
+        """Whether it did since the last call; one that is not open, or waits for what it reads, needn't."""
+        looks, before = self._looks, self._looks_before
+        self._looks_before = looks
+        return self.state is not _State.OPEN or self.input.waits or looks != before
 
     def stop(self) -> None:
         self._asked_to_stop = True
@@ -273,13 +335,20 @@ class _Feed:
             if self._usable:
                 self.input.refresh_losses()
 
+    def _await_start(self) -> None:
+        self._may_start.wait()
+        if not self._cancelled:
+            self._run()
+
     def _run(self) -> None:
         error: Exception | None = None
         try:
             self.input.open(self._context)
+            self._opened(self.input)
             self._usable = True
             self._post(partial(self._become, _State.OPEN, None))
             for batch in self.input.read():
+                self._looks += 1
                 if batch:
                     self._hand_on(batch, self.input.waits)
         except Exception as raised:
@@ -344,12 +413,12 @@ class _Lane:
     def start(self) -> None:
         self._thread.start()
 
-    def offer(self, batch: Batch) -> None:
-        """Queue a batch, or count it as lost; never waits for the output."""
+    def offer(self, batch: Batch, has_waited: bool) -> None:
+        """Queue a batch, or count it as lost unless it has waited for room; never waits for the output."""
         with self._changes:
             if self._dead:
                 self._lose(len(batch), "failed")
-            elif self._waiting and self._waiting + len(batch) > self._capacity:
+            elif not has_waited and self._waiting and self._waiting + len(batch) > self._capacity:
                 self._lose(len(batch), "queue full")
             else:
                 self._batches.append(batch)

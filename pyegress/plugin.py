@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import msgspec
 
 from pyegress.losses import Losses
+from pyegress.privileges import READING, Capability
 from pyegress.record import Connection
 
 Batch = Sequence[Connection]
@@ -22,12 +23,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_
 _Options = Options  # inside the classes below, `Options` is the class variable
 
 
+class Painter(Protocol):
+    """What draws on the whole terminal; both may be called from any thread."""
+
+    def say(self, text: str) -> None:
+        """Show a message, already escaped, as part of the picture; it must not wait."""
+
+    def restore(self) -> None:
+        """Leave the terminal as it was."""
+
+
 class Context(msgspec.Struct, frozen=True):
     """What the program gives to a plugin when it opens it."""
 
     losses: Losses
     notice: Callable[[str], None]
-    """Says one line to the user on stderr; the text must already be escaped."""
+    """Says one line to the user on stderr, who had better know; the text must already be escaped."""
     debug: Callable[[str], None]
     progress: Callable[[int, int | None], None] = lambda done, total: None
     """Shows how much of something long is done, where that disturbs nothing; None: of unknown length.
@@ -38,6 +49,24 @@ class Context(msgspec.Struct, frozen=True):
     """Brings counters that the kernel keeps up to date in `losses`; from any thread."""
     queues: Callable[[], Mapping[str, int]] = dict
     """Records that wait for each output by its name; from any thread."""
+    inputs: Callable[[], Mapping[str, str]] = dict
+    """Inputs that observe, by name, and the kind of hooks of each, or nothing; from any thread."""
+    stop: Callable[[], None] = lambda: None
+    """Ends the run as SIGTERM does; from any thread."""
+    remark: Callable[[str], None] | None = None
+    """As `notice`, for what is as it should be; see `tell`."""
+    occupy: Callable[[Painter | None], None] = lambda painter: None
+    """Has messages given to who draws on the terminal; None: restore it. The program does the same at its end."""
+    may_change: bool = False
+    """Filters may be changed while it runs: leave room for others."""
+    waits: bool = False
+    """All inputs do: an output that has no room waits for it, instead of losing what came."""
+    replays: bool = False
+    """All inputs do: times are those of earlier logs."""
+
+    def tell(self, text: str) -> None:
+        """Say one line on stderr about what is as it should be; the text must already be escaped."""
+        (self.remark or self.notice)(text)
 
 
 class Input(ABC):
@@ -49,8 +78,18 @@ class Input(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     Options: ClassVar[type[Options]]
+    changeable: ClassVar[frozenset[str]] = frozenset()
+    """Keys of the options that `change` can give other values."""
     waits: bool = False
     """Nothing is lost while it waits, as with a file: a full output queue holds it up instead of losing records."""
+    replays: ClassVar[bool] = False
+    """Its connections were observed earlier: nothing is looked up for them, as another may be what is found now."""
+    hooks: str = ""
+    """The kind of hooks that were chosen, once it is open."""
+    capabilities: frozenset[Capability] = READING
+    """What it needs of them once it is open; it has no others then. A thread that needs them starts after `open`."""
+    shared: frozenset[Capability] = frozenset()
+    """What `refresh_losses` and `change` need of them, in whatever thread."""
 
     @abstractmethod
     def __init__(self, options: _Options) -> None: ...
@@ -65,6 +104,12 @@ class Input(ABC):
 
     @abstractmethod
     def stop(self) -> None: ...
+
+    def change(self, options: _Options) -> None:
+        """Go on by these, which differ in `changeable` ones alone, and read what files they name; from any thread.
+
+        It is said once it is so. Raises EgressError where it can't be; then everything is as it was.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -82,6 +127,10 @@ class Output(ABC):
     Options: ClassVar[type[Options]]
     writes_at_end: ClassVar[bool] = False
     """Nothing is written before `close`."""
+    draws: ClassVar[bool] = False
+    """It needs the whole terminal."""
+    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+    """What it needs of them; it has no others."""
 
     @abstractmethod
     def __init__(self, options: _Options) -> None: ...

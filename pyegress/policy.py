@@ -6,6 +6,7 @@ Only what is certain allows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from pyegress.errors import UsageError
 from pyegress.escape import display
 from pyegress.filters import FilterOptions
 from pyegress.losses import Losses
+from pyegress.namefilters import matcher
 from pyegress.options import Cidr, Ports
 from pyegress.patterns import KINDS, Test, read
 from pyegress.policyfile import Default, Group
@@ -64,12 +66,29 @@ class PolicyOptions(FilterOptions, frozen=True, kw_only=True):
     allow_port: Annotated[
         tuple[Ports, ...], Meta(description="let connections to this port or range through")
     ] = ()
+    allow_name: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="let connections through to addresses that this name led to (*.example.com: one label, "
+            "**.example.com: any; needs names:dns), and to whatever else is there; of a process that asked for "
+            "names of an address itself only these count"
+        ),
+    ] = ()
     policy: Annotated[
         str, Meta(description="TOML file with [[allow]] tables, in which all keys must hold; and a default")
     ] = ""
     default: Annotated[
         Default | None, Meta(description="what others get; accept, if the policy file has none either")
     ] = None
+
+
+Names = Callable[[], Sequence[str]]
+"""Asked for the names of a connection's address only where a rule is for names."""
+
+
+def nameless() -> Sequence[str]:
+    """Where none are known."""
+    return ()
 
 
 class Decision(NamedTuple):
@@ -85,8 +104,9 @@ class _Destination(NamedTuple):
     protocols: frozenset[int]
     ports: Sequence[Ports]
     is_inside: Callable[[bytes], bool] | None
+    names: Sequence[re.Pattern[str]]
 
-    def holds(self, protocol: int, dest: bytes, dport: int | None) -> bool:
+    def holds(self, protocol: int, dest: bytes, dport: int | None, names: Names) -> bool:
         """Whether all parts hold."""
         return (
             (not self.protocols or protocol in self.protocols)
@@ -95,6 +115,7 @@ class _Destination(NamedTuple):
                 or (dport is not None and any(at.first <= dport <= at.last for at in self.ports))
             )
             and (self.is_inside is None or self.is_inside(dest))
+            and (not self.names or any(each.fullmatch(name) for name in names() for each in self.names))
         )
 
 
@@ -123,6 +144,8 @@ class Policy:
             self._add(f"allow-cidr:{network}", [], _destination(networks=[network]))
         for ports in given.allow_port:
             self._add(f"allow-port:{ports}", [], _destination(ports=[ports]))
+        for text in given.allow_name:
+            self._add(f"allow-name:{display(text)}", [], _destination(names=[matcher("allow-name", text)]))
         default, groups = policyfile.read(given.policy) if given.policy else (None, [])
         for where, group in groups:
             self._add_group(where, group)
@@ -140,11 +163,23 @@ class Policy:
         # By id, because hashing a Process hashes all its parents; the reference keeps the id taken.
         self._cached: dict[int, tuple[Process, list[_Rule]]] = {}
 
-    def judge(self, process: Process | None, protocol: int, dest: bytes, dport: int | None) -> Decision:
+    @property
+    def uses_names(self) -> bool:
+        """Whether a rule is for names."""
+        return any(rule.destination.names for rule in (*self._by_destination, *self._by_process))
+
+    def judge(
+        self,
+        process: Process | None,
+        protocol: int,
+        dest: bytes,
+        dport: int | None,
+        names: Names = nameless,
+    ) -> Decision:
         """The verdict on a connection to `dest` (16 bytes); what is not known of the process allows nothing."""
         return (
-            self._allowed(self._by_destination, protocol, dest, dport)
-            or (process and self._allowed(self._rules_of(process), protocol, dest, dport))
+            self._allowed(self._by_destination, protocol, dest, dport, names)
+            or (process and self._allowed(self._rules_of(process), protocol, dest, dport, names))
             or self.judge_unknown()
         )
 
@@ -160,10 +195,10 @@ class Policy:
         losses.put(_PAST[self.default], "by default", self.defaulted, source)
 
     def _allowed(
-        self, rules: Iterable[_Rule], protocol: int, dest: bytes, dport: int | None
+        self, rules: Iterable[_Rule], protocol: int, dest: bytes, dport: int | None, names: Names
     ) -> Decision | None:
         for rule in rules:
-            if rule.destination.holds(protocol, dest, dport):
+            if rule.destination.holds(protocol, dest, dport, names):
                 self.hits[rule.number] += 1
                 return Decision("accept", rule.number)
         return None
@@ -196,16 +231,21 @@ class Policy:
         ]
         ports = [_parsed(f"{where}: port", options.ports, str(port)) for port in group.port]
         networks = [_parsed(f"{where}: cidr", options.cidr, text) for text in group.cidr]
-        self._add(where, process, _destination(group.protocol, ports, networks))
+        names = [matcher(f"{where}: name", text) for text in group.name]
+        self._add(where, process, _destination(group.protocol, ports, networks, names))
 
 
 def _destination(
-    protocols: Iterable[str] = (), ports: Sequence[Ports] = (), networks: Sequence[Cidr] = ()
+    protocols: Iterable[str] = (),
+    ports: Sequence[Ports] = (),
+    networks: Sequence[Cidr] = (),
+    names: Sequence[re.Pattern[str]] = (),
 ) -> _Destination:
     return _Destination(
-        frozenset(PROTOCOL_NUMBERS[name] for name in protocols),
+        frozenset(number for name in protocols for number in PROTOCOL_NUMBERS[name]),
         ports,
         in_networks(networks) if networks else None,
+        names,
     )
 
 

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
 
+from pyegress import tomlfile
 from pyegress.errors import UsageError, nearest
 from pyegress.escape import display
-from pyegress.options import size_text
 
-FILE_BYTES = 1 << 20
 Default: TypeAlias = Literal["accept", "drop", "reject"]
 Protocol: TypeAlias = Literal["tcp", "udp"]
 _WORDS = {"default": get_args(Default), "protocol": get_args(Protocol)}
@@ -36,6 +33,7 @@ class Group(msgspec.Struct):
     unit: _Texts = []
     container: _Texts = []
     cidr: _Texts = []
+    name: _Texts = []
     port: Annotated[list[int | str], Meta(min_length=1)] = []
     protocol: Annotated[list[Protocol], Meta(min_length=1)] = []
 
@@ -56,8 +54,7 @@ class _Content(msgspec.Struct):
 def read(path: str) -> PolicyFile:
     """The policy of a file; UsageError says what is wrong, and where."""
     where = f"policy:{display(path)}"
-    text = _text(path, where)
-    raw = _toml(text, where)
+    text, raw = tomlfile.read(path, where)
     _check_keys(raw, _Content, where)
     if not isinstance(raw.get("allow", []), list):
         raise UsageError(f"{where}: allow: must be written as [[allow]]")
@@ -74,34 +71,6 @@ def read(path: str) -> PolicyFile:
 
 
 _TABLE = re.compile(r"^[ \t]*(\[\[[ \t]*allow[ \t]*\]\])", re.MULTILINE)
-
-
-def _text(path: str, where: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            raw = file.read(FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{where}: {getattr(error, 'strerror', None) or 'not a path'}") from None
-    if len(raw) > FILE_BYTES:
-        raise UsageError(f"{where}: must be at most {size_text(FILE_BYTES)}")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{where}:{line}: must be UTF-8") from None
-
-
-def _toml(text: str, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        message = display(str(error))
-        at = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", message)
-        if at:
-            where, message = f"{where}:{at[1]}", message[: at.start()]
-        raise UsageError(f"{where}: not TOML: {message[:1].lower()}{message[1:]}") from None
-    except (RecursionError, ValueError) as error:  # ValueError: a number too long
-        raise UsageError(f"{where}: not TOML: {display(str(error))}") from None
 
 
 def _group(table: dict[str, Any], where: str) -> Group:

@@ -16,6 +16,8 @@ ATTRIBUTED = frozenset(("kernel", "proc", "sock_diag"))
 """What `Connection.attribution` is where the process is known; else it is a reason."""
 DETAILS_LOST = "kernel: without details, the ring buffer was full"
 """A reason that may not last: they come again with the program's next event."""
+PACKET_PREFIX = "packet-"
+"""Before the protocol of frames that went to a device by AF_PACKET: no firewall rule for OUTPUT sees them."""
 
 
 class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -41,7 +43,9 @@ class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     script: str | None = None
     """The script that an interpreter runs, as its arguments name it."""
     uid: int | None = None
+    """The real user's number in the initial user namespace."""
     gid: int | None = None
+    """The real group's number."""
     user: str | None = None
     """Name of `uid`, or the number as text where it has none."""
     loginuid: int | None = None
@@ -67,6 +71,7 @@ class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     container_engine: str | None = None
     """docker, podman, containerd, crio, lxc, nspawn."""
     container_name: str | None = None
+    """As its engine's files have it."""
     pod: str | None = None
     """uid of the Kubernetes pod."""
     netns: int | None = None
@@ -79,6 +84,7 @@ class Process(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """`kernel`: all that is known was taken at the connection; `proc`: a part was read in /proc afterwards;
     `sock_diag`: found through the packet's socket and read in /proc; otherwise why it is not known."""
     parent: Process | None = None
+    """As it was when it was first seen."""
 
 
 class Identity(NamedTuple):
@@ -143,25 +149,31 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
     hook: str
     """The input that saw it: ebpf, nflog, nfqueue, pcap."""
     protocol: str
-    """tcp, udp, or the IP protocol number as text."""
+    """tcp, udp, or the IP protocol number as text; `packet-` before it for a frame of AF_PACKET."""
     ip_version: int
     """4 or 6; an IPv4-mapped address is IPv4."""
     dest_ip: str
+    """Where it went to; an IPv6 address may have a zone (`%eth0`)."""
     dest_port: int | None
     """Host byte order; None for protocols without ports."""
     src_ip: str | None = None
+    """Where it came from, where the input sees that."""
     src_port: int | None = None
+    """Host byte order."""
     count: int = 1
     """Datagrams this record stands for; 1 for a connect."""
     result: str | None = None
     """errno name where the connect failed at once; None where it did not or isn't known."""
     direction: str = "out"
+    """`out`: from this host."""
     netns: int | None = None
     """Inode number of the network namespace of the socket."""
     ifname: str | None = None
     """Interface that the socket is bound to or the address is scoped to."""
     process: Process | None = None
+    """Who connected; where only the socket's owner is known, that alone."""
     tid: int | None = None
+    """Number of the thread that connected, in the namespace of the process's `pid`."""
     thread: str | None = None
     """comm of the thread that connected, where it is not the main thread."""
     attribution: str | None = None
@@ -171,5 +183,28 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
     socket_uid: int | None = None
     """Owner of the socket: what iptables' owner match and nft's `meta skuid` compare; None where it isn't known."""
     dest_names: tuple[str, ...] = ()
+    """Host names that led to the address: those that the process asked for first."""
+    dest_name_sources: tuple[str, ...] = ()
+    """Where each of `dest_names` comes from: `dns` (an answer that was seen), `hosts` (/etc/hosts), `ptr`."""
+    dest_name_ages: tuple[int, ...] = ()
+    """Seconds since each was last told, rounded down to 0, 1, 10, 60, 600, 3600 or 86400."""
     verdict: str | None = None
     """What nfqueue did with it: accept, drop, reject."""
+
+
+class Repeats(msgspec.Struct, frozen=True, gc=False):
+    """Connections that differ in time, source port and count alone."""
+
+    connection: Connection
+    """What they have in common; its time, source port and count are of any with the same process."""
+    records: int
+    count: int
+    """Of all together."""
+    first_ns: int
+    last_ns: int
+    """Since the epoch; 0 where no time is known."""
+
+    @classmethod
+    def of(cls, connection: Connection) -> Repeats:
+        """A single one."""
+        return cls(connection, 1, connection.count, connection.ts, connection.ts)

@@ -169,13 +169,16 @@ _TOOL_PATTERNS = [
 ]
 
 
+Redact = Annotated[
+    bool,
+    Meta(description="*** for what looks like a secret in arguments: passwords, tokens, keys, cookies"),
+]
+
+
 class RedactOptions(plugin.Options, frozen=True, kw_only=True):
     """What every output that shows arguments has."""
 
-    redact: Annotated[
-        bool,
-        Meta(description="*** for what looks like a secret in arguments: passwords, tokens, keys, cookies"),
-    ] = True
+    redact: Redact = True
 
 
 @lru_cache(1024)

@@ -22,9 +22,11 @@ INPUTS = {
     "nflog": "pyegress.inputs.nflog:Nflog",
     "nfqueue": "pyegress.inputs.nfqueue:Nfqueue",
     "pcap": "pyegress.inputs.pcap:Pcap",
+    "log": "pyegress.inputs.log:Log",
 }
 OUTPUTS = {
     "text": "pyegress.outputs.text:Text",
+    "table": "pyegress.outputs.table:Table",
     "logfmt": "pyegress.outputs.logfmt:Logfmt",
     "json": "pyegress.outputs.json:Json",
     "sqlite": "pyegress.outputs.sqlite:Sqlite",

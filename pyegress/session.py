@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from pyegress.errors import UnsupportedError
 from pyegress.escape import encoded
 from pyegress.prefixes import Network, Verdict
 from pyegress.record import Identity, Seen
+from pyegress.tables import Key, Step, Tables, hiding, moving, showing
 
 KINDS = {
     "fentry": ("fentry/", "fexit/"),
@@ -23,11 +26,19 @@ KINDS = {
     "cgroup": ("cgroup/",),
 }
 """Kinds of hooks, cheapest first, and how their sections in the object begin."""
+MODULES = {"sctp_primitive_ASSOCIATE": "sctp", "packet_parse_headers": "af_packet"}
+"""Functions of modules: where one isn't loaded, nobody uses what its hook would see."""
+_OTHER = "other_"
+"""How names of programs begin that see neither TCP nor UDP, by kprobes in both kinds; they alone are no session."""
 
 WAKE_NS = 2_000_000
 """The kernel wakes the reader at most this often; soon enough to find a short process still in /proc."""
 BATCH = 1024
 _PAGE_BYTES = 4096
+_MULTI = b"kprobe_multi_link_handler"
+"""Only in kernels that have kprobe.multi (0dcac2725406, 5.18) with CONFIG_FPROBE."""
+_CLOCK_MONOTONIC_COARSE = 6
+"""As linux/time.h numbers it."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,11 +48,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ring_bytes: int = 4 << 20
     """Rounded up to a power of two."""
     flows: int = 32768
-    programs: int = 16384
+    programs: int = 8192
     """Programs whose details the reader is thought to remember."""
     report_loopback: bool = False
-    skip_tcp: bool = False
-    skip_udp: bool = False
+    wants: tuple[str, ...] = ()
+    """Names of `enum egress_wants` in lower case; none: all."""
     ports: dict[int, Verdict] = {}
     only_ports: bool = False
     cidrs: dict[Network, Verdict] = {}
@@ -58,8 +69,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`hide_program` will be called."""
     rules: int = 0
     """Rules that count their hits, numbered from 0."""
+    may_change: bool = False
+    """`step` will be called: look at ports and networks, and leave room in all tables."""
     synthesize: bool = False
     """Load the program that makes records without traffic, for tests and benchmarks."""
+
+
+_NETWORKS = 1 << 20
+"""Room that costs nothing: their tables take memory for what is in them."""
+CHANGEABLE = {
+    "ports": 65535,
+    "cidrs4": _NETWORKS,
+    "cidrs6": _NETWORKS,
+    "comms": 4096,
+    "uids": 4096,
+    "rule_hits": 8192,
+}
+"""How much tables hold that may be changed."""
 
 
 class AttachError(UnsupportedError):
@@ -81,22 +107,28 @@ class Session:
     """Hooks of one kind, observing from construction until `close`. Raises AttachError if none attaches."""
 
     def __init__(self, kind: str, settings: Settings) -> None:
-        from pyegress._native import BPF_OBJECT, ffi, lib
+        from pyegress._native import BPF_OBJECT, CAST_OBJECT, ffi, lib
 
         self._ffi, self._lib = ffi, lib
+        if kind != "cgroup" and kernel.function_tracing_is_off():
+            raise AttachError(kind, "function tracing is switched off", {errno.EBUSY}, "")
         self.kind = kind
         self.hooks: list[str] = []
         """Kernel functions or cgroup hooks that are attached."""
         self.missing: list[str] = []
         """Those that are not, each with the reason."""
+        self._others: set[str] = set()
+        self.absent: list[str] = []
+        """Functions of MODULES whose module is not loaded."""
         error = ffi.new("int *")
-        self._self = lib.egress_open(os.fsencode(BPF_OBJECT), error)
+        chosen = CAST_OBJECT if lib.egress_kernel_has(b"bpf_rdonly_cast") > 0 else BPF_OBJECT
+        self._self = lib.egress_open(os.fsencode(chosen), error)
         if not self._self:
-            raise AttachError(kind, f"{BPF_OBJECT}: {kernel.errno_name(error[0])}", {-error[0]}, self.log())
+            raise AttachError(kind, f"{chosen}: {kernel.errno_name(error[0])}", {-error[0]}, self.log())
         self._arena = ffi.new("struct egress_event[]", BATCH)
         self._view = memoryview(ffi.buffer(self._arena))
         self._record_bytes = ffi.sizeof("struct egress_event")
-        self._verdicts = 0
+        self._verdicts = self._changes = 0
         try:
             self._configure(settings)
             wanted = self._choose(settings)
@@ -129,6 +161,19 @@ class Session:
         found = self._lib.egress_details(self._self, size)
         return memoryview(self._ffi.buffer(found, size[0]))
 
+    def step(self, step: Step) -> None:
+        """Change one entry of a filter table, at a stroke; for ports and networks see `decide_anew`."""
+        key = _key_bytes(step.table, step.key)
+        if step.verdict is not None:
+            self._set(step.table, key, self._verdict(step.verdict))
+        else:
+            self._forget(step.table, key)
+
+    def decide_anew(self) -> None:
+        """Have what `step` changed decide, not what was looked up before: until then either may."""
+        self._changes += 1
+        self._lib.egress_shared(self._self).changes = self._changes
+
     def hide_program(self, seen: Seen, rule: int) -> None:
         """Have the kernel drop events of a program while it is as it was seen."""
         process = {
@@ -143,7 +188,7 @@ class Session:
         self._set("known", bytes(self._ffi.buffer(self._identity(seen.identity))), value)
         # Only after it: then a flow that has seen the new number has seen the verdict.
         self._verdicts += 1
-        self._set("verdicts", bytes(4), self._ffi.new("__u64 *", self._verdicts))
+        self._lib.egress_shared(self._self).verdicts = self._verdicts
 
     def hide_cgroup(self, cgroup_id: int, rule: int) -> None:
         """Have the kernel drop events of all processes in a cgroup."""
@@ -151,17 +196,20 @@ class Session:
 
     def forget_program(self, identity: Identity) -> None:
         """Have the kernel send the details of a program again."""
-        key = bytes(self._ffi.buffer(self._identity(identity)))
-        self._lib.egress_forget(self._self, b"known", key, len(key))
+        self._forget("known", bytes(self._ffi.buffer(self._identity(identity))))
 
     def forget_cgroup(self, cgroup_id: int) -> None:
         """Have the kernel send the path of a cgroup again."""
-        self._lib.egress_forget(self._self, b"known_cgroups", cgroup_id.to_bytes(8, sys.byteorder), 8)
+        self._forget("known_cgroups", cgroup_id.to_bytes(8, sys.byteorder))
 
-    def take_flows(self, before_ns: int) -> memoryview:
-        """Repeats of flows idle since before that boot time; a full batch may not be all."""
+    def show_cgroup(self, cgroup_id: int) -> None:
+        """Undo `hide_cgroup`."""
+        self._forget("cgroups", cgroup_id.to_bytes(8, sys.byteorder))
+
+    def take_flows(self, everything: bool) -> memoryview:
+        """Repeats of flows that were idle since this was last called, or of all; a full batch may not be all."""
         return self._records(
-            self._lib.egress_take_flows(self._self, before_ns, self._arena, BATCH), "read flows"
+            self._lib.egress_take_flows(self._self, everything, self._arena, BATCH), "read flows"
         )
 
     def take_pending(self, before_ns: int) -> memoryview:
@@ -209,21 +257,34 @@ class Session:
             self._self = None
 
     def _configure(self, settings: Settings) -> None:
+        # What the coarse clocks advance by is the kernel's tick (linux/hrtimer.h: KTIME_LOW_RES).
+        tick_ns = round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
+        has_ports = bool(settings.ports) or settings.only_ports or settings.may_change
+        has_cidrs = bool(settings.cidrs) or settings.only_cidrs or settings.may_change
+        has_comms = bool(settings.comms) or settings.outside_comm is not None
+        has_uids = bool(settings.uids) or settings.outside_uid is not None
+        sets = -(-settings.flows // self._lib.EGRESS_WAYS)
         config = self._ffi.new(
             "struct egress_config *",
             {
                 "window_ns": settings.window_ns,
+                "window_ticks": max(1, settings.window_ns // tick_ns),
+                "tick_ns": tick_ns,
+                "hash_factor": secrets.randbits(64) | 1,
+                "flow_sets": sets,
+                "may_change": settings.may_change,
                 "wake_ns": WAKE_NS,
-                "wake_bytes": settings.ring_bytes // 2,
+                "wake_records": settings.ring_bytes // 2 // self._record_bytes,
                 "report_loopback": settings.report_loopback,
-                "skip_tcp": settings.skip_tcp,
-                "skip_udp": settings.skip_udp,
-                "has_ports": bool(settings.ports) or settings.only_ports,
+                "wants": sum(getattr(self._lib, f"EGRESS_WANTS_{name.upper()}") for name in settings.wants),
+                "has_destinations": has_ports or has_cidrs,
+                "has_ports": has_ports,
                 "has_only_ports": settings.only_ports,
-                "has_cidrs": bool(settings.cidrs) or settings.only_cidrs,
+                "has_cidrs": has_cidrs,
                 "has_only_cidrs": settings.only_cidrs,
-                "has_comms": bool(settings.comms) or settings.outside_comm is not None,
-                "has_uids": bool(settings.uids) or settings.outside_uid is not None,
+                "has_processes": has_comms or has_uids or settings.hide_cgroups,
+                "has_comms": has_comms,
+                "has_uids": has_uids,
                 "has_cgroups": settings.hide_cgroups,
                 "has_verdicts": settings.hide_programs,
                 "has_outside_comm": settings.outside_comm is not None,
@@ -237,7 +298,8 @@ class Session:
         versions = [network.version for network in settings.cidrs]
         for name, entries in (
             ("events", max(_PAGE_BYTES, 1 << (settings.ring_bytes - 1).bit_length())),
-            ("flows", settings.flows),
+            ("sets", sets),
+            ("flows", sets * self._lib.EGRESS_WAYS),
             ("known", settings.programs),
             ("comms", max(1, len(settings.comms))),
             ("uids", max(1, len(settings.uids))),
@@ -246,6 +308,7 @@ class Session:
             ("cidrs4", max(1, versions.count(4))),
             ("cidrs6", max(1, versions.count(6))),
         ):
+            entries = max(entries, CHANGEABLE.get(name, 0)) if settings.may_change else entries
             self._check(self._lib.egress_size_map(self._self, name.encode(), entries), f"size {name}")
 
     def _choose(self, settings: Settings) -> list[tuple[int, str]]:
@@ -254,36 +317,44 @@ class Session:
         for program in range(self._lib.egress_program_count(self._self)):
             section = self._ffi.string(self._lib.egress_program_section(self._self, program)).decode()
             name = self._ffi.string(self._lib.egress_program_name(self._self, program)).decode()
-            function = section.partition("/")[2]
             load = name == "whoami" or (name == "synthesize" and settings.synthesize)
-            if section.startswith(KINDS[self.kind]):
-                load = self.kind == "cgroup" or self._has(function)
-                if load:
-                    wanted.append((program, function))
+            is_other = name.startswith(_OTHER)
+            if section.startswith(KINDS[self.kind]) or (is_other and self.kind != "cgroup"):
+                for function in section.partition("/")[2].split(","):
+                    if self.kind == "cgroup" or self._has(function, is_other):
+                        load = True
+                        wanted.append((program, function))
+                        self._others |= {function} if is_other else set()
             self._lib.egress_autoload(self._self, program, load)
+        if self.kind != "cgroup" and self._lib.egress_kernel_has(_MULTI) > 0:
+            self._lib.egress_use_multi(self._self)
         if not wanted:
             raise AttachError(self.kind, "the kernel has none of its functions", {errno.ENOENT}, self.log())
         return wanted
 
-    def _has(self, function: str) -> bool:
+    def _has(self, function: str, by_kprobe: bool) -> bool:
         """Whether a function can be tried; a kprobe needs no BTF of it, so there attaching decides."""
         found = self._lib.egress_kernel_has(function.encode())
         if found < 0:
             raise AttachError(self.kind, f"no BTF ({kernel.errno_name(found)})", {-found}, self.log())
-        if not found and self.kind == "fentry":
+        if not found and function in MODULES:
+            # What its program reads of the module's structs can't be found without.
+            if kernel.has_module(MODULES[function]):
+                self.missing.append(f"{function} (no BTF of its module)")
+            else:
+                self.absent.append(function)
+            return False
+        if self.kind == "kprobe" or by_kprobe:
+            return True
+        if not found:
             self.missing.append(f"{function} (not in this kernel)")
-        return bool(found) or self.kind == "kprobe"
+        return bool(found)
 
     def _fill(self, settings: Settings) -> None:
-        for port, verdict in settings.ports.items():
-            self._set("ports", port.to_bytes(2, "big"), self._verdict(verdict))
-        for network, verdict in settings.cidrs.items():
-            key = network.prefixlen.to_bytes(4, sys.byteorder) + network.network_address.packed
-            self._set(f"cidrs{network.version}", key, self._verdict(verdict))
-        for comm, verdict in settings.comms.items():
-            self._set("comms", comm, self._verdict(verdict))
-        for uid, verdict in settings.uids.items():
-            self._set("uids", uid.to_bytes(4, sys.byteorder), self._verdict(verdict))
+        new = Tables(settings.ports, settings.cidrs, settings.comms, settings.uids)
+        for steps in (hiding, moving, showing):
+            for step in steps(Tables(), new):
+                self.step(step)
 
     def _verdict(self, verdict: Verdict) -> Any:
         flags = (self._lib.EGRESS_IGNORE if verdict.ignore else 0) | (
@@ -293,6 +364,10 @@ class Session:
 
     def _identity(self, identity: Identity) -> Any:
         return self._ffi.new("struct egress_identity *", identity._asdict())
+
+    def _forget(self, name: str, key: bytes) -> None:
+        """It may be gone already."""
+        self._lib.egress_forget(self._self, name.encode(), key, len(key))
 
     def _set(self, name: str, key: bytes, value: Any) -> None:
         size = self._ffi.sizeof(self._ffi.typeof(value).item)
@@ -311,7 +386,7 @@ class Session:
             failed: dict[str, int] = {}
             done: list[str] = []
             for program, function in wanted:
-                code = self._lib.egress_attach(self._self, program, cgroup)
+                code = self._lib.egress_attach(self._self, program, function.encode(), cgroup)
                 if code:
                     failed[function] = -code
                 else:
@@ -322,7 +397,7 @@ class Session:
         # An entry without its return (or the other way round) is no hook.
         self.hooks = [function for function in dict.fromkeys(done) if function not in failed]
         self.missing += [f"{function} ({kernel.errno_name(code)})" for function, code in failed.items()]
-        if not self.hooks:
+        if not set(self.hooks) - self._others:
             names = sorted({kernel.errno_name(code) for code in failed.values()})
             raise AttachError(self.kind, f"attach: {', '.join(names)}", set(failed.values()), self.log())
 
@@ -335,3 +410,11 @@ class Session:
         if code < 0:
             raise AttachError(self.kind, f"{what}: {kernel.errno_name(code)}", {-code}, self.log())
         return code
+
+
+def _key_bytes(table: str, key: Key) -> bytes:
+    if isinstance(key, bytes):
+        return key
+    if isinstance(key, int):
+        return key.to_bytes(2, "big") if table == "ports" else key.to_bytes(4, sys.byteorder)
+    return key.prefixlen.to_bytes(4, sys.byteorder) + key.network_address.packed

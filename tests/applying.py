@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -60,6 +62,45 @@ def state() -> str:
     saved = (run(f"{program}-save -c") for program in ("iptables-legacy", "ip6tables-legacy"))
     lines = "".join(saved).splitlines(keepends=True)
     return run("nft list ruleset") + "".join(line for line in lines if not line.startswith("#"))
+
+
+def load_users_rules() -> None:
+    """What its user has in nft and in iptables, some of it with names that look like ours."""
+    run(
+        "nft 'table inet mine { chain c { type filter hook output priority 5; counter; }; }; table ip pyegress { }'"
+    )
+    for tables in ("iptables", "ip6tables"):
+        run(f"{tables} -N MINE && {tables} -A MINE -j RETURN")
+        run(f"{tables} -A OUTPUT -p tcp --dport 5 -j MINE && {tables} -A OUTPUT -p tcp --dport 6 -j DROP")
+
+
+def backend_path(folder: Path, backend: str) -> str:
+    """A PATH where iptables is the one of that backend."""
+    programs = folder / backend
+    programs.mkdir()
+    for tables in ("iptables", "ip6tables"):
+        for ending in ("", "-save", "-restore"):
+            (programs / f"{tables}{ending}").symlink_to(f"/usr/sbin/xtables-{backend}-multi")
+    return f"{programs}:{os.environ['PATH']}"
+
+
+def may_send(port: int = 9) -> bool:
+    """Whether a datagram to 198.18.0.1 leaves."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.sendto(b"x", ("198.18.0.1", port))
+        except PermissionError:
+            return False
+    return True
+
+
+def await_end(pid: int) -> None:
+    """Of a process, whoever its parent is."""
+    ended = os.pidfd_open(pid)
+    try:
+        assert select.select([ended], [], [], PATIENCE_S)[0]
+    finally:
+        os.close(ended)
 
 
 def command(*arguments: str | int | Path) -> list[str]:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,46 +45,82 @@ class Way(NamedTuple):
     firewall: str
     scope: str
     merge: str
-    policy: str = "drop"
+    policy: str
+
+    @property
+    def form(self) -> str:
+        """For --as."""
+        return "nftables" if self.firewall == "nft" else "restore"
+
+    def file(self, folder: Path) -> Path:
+        """For --file."""
+        return folder / "-".join((self.form, *self[1:]))
+
+    def files(self, folder: Path) -> list[Path]:
+        """What is made of it."""
+        file = self.file(folder)
+        return [file] if self.form == "nftables" else [Path(f"{file}.v4"), Path(f"{file}.v6")]
 
 
-def audited_rules_hold(folder: Path, ways: list[Way]) -> None:
+SCOPES, MERGES, POLICIES = ("any", "user", "unit"), ("exact", "ports", "prefix"), ("drop", "reject")
+EVERY_WAY = [Way(*each, policy) for each, policy in zip(product(FIREWALLS, SCOPES, MERGES), cycle(POLICIES))]
+"""Each firewall, in every scope and merge mode; the policies take turns."""
+EVERY_PAIR = [
+    Way(firewall, scope, MERGES[(one + other) % 3], POLICIES[(one + other) % 2])
+    for one, firewall in enumerate(FIREWALLS)
+    for other, scope in enumerate(SCOPES)
+]
+"""Those of them in which each firewall meets each scope and merge mode, and these each other."""
+
+
+def audit(host: World, *outputs: str, times: int = 1) -> None:
+    """Audit what everybody sends, so many times; with the options of the outputs."""
+    options = [f"ebpf:only-cidr:{cidr}" for cidr in (NET_4 + "0/24", NET_6 + "/48", LINK_LOCAL)]
+    given = [word for option in [*options, "ebpf:quiet:true"] for word in ("-I", option)]
+    with host.audit("-i", "ebpf", *given, *outputs) as running:
+        for actor, sent in list(SEEN.items()) * times:
+            assert host.send(actor, sent) == set(sent)
+    assert running.done.code == 0, running.done.err
+
+
+def audited_rules_hold(folder: Path, ways: Sequence[Way]) -> None:
     """Audit once, and try each way."""
     log = folder / "seen.log"
     with world() as host:
-        options = [f"ebpf:only-cidr:{cidr}" for cidr in (NET_4 + "0/24", NET_6 + "/48", LINK_LOCAL)]
-        given = [word for option in [*options, "ebpf:quiet:true"] for word in ("-I", option)]
-        with host.audit("-i", "ebpf", *given, "-o", "logfmt", "-O", f"logfmt:file:{log}") as audit:
-            for actor, sent in SEEN.items():
-                assert host.send(actor, sent) == set(sent)
-        assert audit.done.code == 0, audit.done.err
+        audit(host, "-o", "logfmt", "-O", f"logfmt:file:{log}")
+        make_rules(host, folder, ways, log)
         for way in ways:
-            holds(host, folder, log, way)
+            holds(host, folder, way)
 
 
-def holds(host: World, folder: Path, log: Path, way: Way) -> None:
+def make_rules(host: World, folder: Path, ways: Iterable[Way], log: Path) -> None:
+    """Rules from the log, and their proof, by the command line."""
+    once = {way.file(folder): way for way in ways}
+    host.pyegress(
+        [
+            *("rules", "--as", way.form, "--scope", way.scope, "--merge", way.merge),
+            *("--policy", way.policy, "--max-extra", "1", "--file", file, log),
+        ]
+        for file, way in once.items()
+    )
+    told = host.pyegress(
+        ["rules", *(word for file in way.files(folder) for word in ("--verify", file)), log]
+        for way in once.values()
+    )
+    for text in told:
+        assert text.startswith("0 of ") and " would be dropped" in text, text
+
+
+def holds(host: World, folder: Path, way: Way) -> None:
     """Whether what was seen, and nothing else, leaves."""
     firewall = FIREWALLS[way.firewall]
-    files = rule_files(host, folder, log, way)
-    verify = [word for file in files for word in ("--verify", str(file))]
-    told = host.run(sys.executable, "-m", "pyegress", "rules", *verify, log)
-    assert " would be dropped" in told and told.startswith("0 of "), told
-    firewall.load(host, [file.read_text() for file in files])
+    firewall.load(host, [file.read_text() for file in way.files(folder)])
     try:
         for actor in SEEN:
             mine = {sent for other, each in SEEN.items() if same(way.scope, actor, other) for sent in each}
             assert host.send(actor, ALL) == mine, way
     finally:
         firewall.unload(host)
-
-
-def rule_files(host: World, folder: Path, log: Path, way: Way) -> list[Path]:
-    """Rules from the log, by the command line."""
-    path = folder / "rules"
-    form = "nftables" if way.firewall == "nft" else "restore"
-    words = ["--as", form, "--scope", way.scope, "--merge", way.merge, "--policy", way.policy]
-    host.run(sys.executable, "-m", "pyegress", "rules", *words, "--max-extra", "1", "--file", path, log)
-    return [path] if form == "nftables" else [Path(f"{path}.v4"), Path(f"{path}.v6")]
 
 
 def same(scope: str, actor: Actor, other: Actor) -> bool:

@@ -90,15 +90,15 @@ def kernel_dir(kernel: str) -> Path:
     store.mkdir(parents=True, exist_ok=True)
     with _locked(store / f"{kernel}.lock"):
         if cached := [path for path in store.iterdir() if re.fullmatch(pattern, path.name)]:
-            return max(cached, key=lambda path: _version_key(path.name))
+            return max(cached, key=lambda path: version_key(path.name))
         with tempfile.TemporaryDirectory(dir=store, prefix=".fetch-") as scratch:
             package, deb = _download(kernel, Path(scratch))
             tree = Path(scratch, "tree")
-            _run("dpkg-deb", "-x", str(deb), str(tree))
+            run("dpkg-deb", "-x", str(deb), str(tree))
             (version,) = (path.name for path in (tree / "lib/modules").iterdir())
             # kmod looks in /lib/modules or /usr/lib/modules, depending on how the distribution built it.
             (tree / "usr/lib").symlink_to("../lib")
-            _run("depmod", "-b", str(tree), version)
+            run("depmod", "-b", str(tree), version)
             return tree.rename(store / package)
 
 
@@ -244,13 +244,13 @@ def _download_by_apt(kernel: str, scratch: Path) -> tuple[str, Path] | None:
     if shutil.which("apt-get") is None:
         return None
     pattern = KERNELS[kernel].package
-    known = _run("apt-cache", "search", "--names-only", f"^{pattern}$").splitlines()
+    known = run("apt-cache", "search", "--names-only", f"^{pattern}$").splitlines()
     packages = [name for line in known if re.fullmatch(pattern, name := line.split(" ")[0])]
     if not packages:
         return None
-    package = max(packages, key=_version_key)
+    package = max(packages, key=version_key)
     try:
-        _run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=scratch)
+        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=scratch)
     except Unavailable:
         return None  # apt's lists outlive the packages they name
     (deb,) = scratch.glob("*.deb")
@@ -269,16 +269,15 @@ def _download_by_mirror(kernel: str, scratch: Path) -> tuple[str, Path]:
             found += [(match[1], mirror, match[0]) for match in stanza_of.finditer(index)]
         if not found:
             raise Unavailable(f"no Debian mirror has a {kernel} kernel")
-        package, mirror, stanza = max(found, key=lambda entry: _version_key(entry[0]))
+        package, mirror, stanza = max(found, key=lambda entry: version_key(entry[0]))
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if not line.startswith(" "))
         deb = scratch / "kernel.deb"
         with _open_url(f"{mirror}/{fields['Filename']}") as reply, deb.open("wb") as file:
             shutil.copyfileobj(reply, file)
     except (OSError, lzma.LZMAError) as error:
         raise Unavailable(f"cannot fetch a {kernel} kernel: {error}") from error
-    with deb.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != fields["SHA256"]:
-            raise Unavailable(f"{package} does not have the checksum its mirror lists")
+    if hashlib.sha256(deb.read_bytes()).hexdigest() != fields["SHA256"]:
+        raise Unavailable(f"{package} does not have the checksum its mirror lists")
     return package, deb
 
 
@@ -298,7 +297,7 @@ def _open_url(url: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     proxies = urllib.request.getproxies()
     if shutil.which("apt-config"):
         for scheme in ("http", "https"):
-            line = _run("apt-config", "shell", "P", f"Acquire::{scheme}::Proxy").strip()
+            line = run("apt-config", "shell", "P", f"Acquire::{scheme}::Proxy").strip()
             if proxy := "".join(shlex.split(line.removeprefix("P="))):
                 proxies.setdefault(scheme, proxy)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
@@ -306,17 +305,25 @@ def _open_url(url: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     return reply
 
 
-def _version_key(name: str) -> tuple[int, ...]:
+def version_key(name: str) -> tuple[int, ...]:
+    """Order packages by the numbers in their names."""
     return tuple(map(int, re.findall(r"\d+", name)))
 
 
-def _run(*command: str, cwd: Path | None = None) -> str:
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Return a command's stdout; Unavailable with what it said where it fails."""
     done = subprocess.run(
         command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise Unavailable(f"{shlex.join(command)} failed: {done.stderr.strip()}")
+        raise Unavailable(f"{shlex.join(map(str, command))} failed: {done.stderr.strip()}")
     return done.stdout
+
+
+def archive(tree: Path) -> bytes:
+    """Pack a folder as the kernel takes it for its first file system; several may follow each other."""
+    pack = "find . | cpio --quiet -o -H newc -R 0:0 | gzip -1"
+    return subprocess.run(["sh", "-c", pack], cwd=tree, check=True, capture_output=True).stdout
 
 
 @contextlib.contextmanager

@@ -163,6 +163,17 @@ class LogServer:
         # Zeros at the end of a fraction are left out, and Z comes after all digits.
         return sorted(rows, key=lambda row: row["_time"].rstrip("Z"))
 
+    def select(self, query: str) -> list[dict[str, str]]:
+        """The same in the order and the number that the query asks for."""
+        self._get("/internal/force_flush")
+        return [json.loads(line) for line in self._get("/select/logsql/query", query=query).splitlines()]
+
+    def streams(self, query: str) -> list[str]:
+        """The streams that a query finds something in, as `{name="value",...}`."""
+        self._get("/internal/force_flush")
+        answer = json.loads(self._get("/select/logsql/streams", query=query))
+        return [each["value"] for each in answer["values"]]
+
     def rates(self, query: str) -> list[dict[str, str]]:
         """Labels and value (as `value`) of each series of a stats query."""
         self._get("/internal/force_flush")
@@ -171,19 +182,33 @@ class LogServer:
         return [{**series["metric"], "value": series["value"][1]} for series in answer["data"]["result"]]
 
     def await_rows(self, count: int) -> list[dict[str, str]]:
-        """All rows, once there are that many."""
-        wait_until(lambda: len(self.rows()) >= count)
+        """All rows, once there are that many, and the streams that they are found by."""
+        wait_until(lambda: len(self.rows()) >= count and not self._pending_streams())
         return self.rows()
 
     def await_on_disk(self, count: int) -> None:
-        """Wait until so many rows outlive it."""
+        """Wait until so many rows outlive it, and the streams that they are found by."""
 
         def on_disk() -> bool:
-            text = self._get("/metrics").decode()
-            kept = re.findall(r'^vl_storage_rows\{type="storage/(?:small|big)"\} (\d+)', text, re.MULTILINE)
-            return sum(map(int, kept)) >= count
+            streams = [
+                part
+                for parts in (self._folder / "data").glob("partitions/*/indexdb/parts.json")
+                for part in json.loads(parts.read_text())
+            ]
+            return (
+                self._metric(r'vl_storage_rows\{type="storage/(?:small|big)"\}') >= count
+                and not self._pending_streams()
+                and len(streams) == self._metric("vl_indexdb_parts")
+            )
 
         wait_until(on_disk)
+
+    def _pending_streams(self) -> int:
+        return self._metric(r'vl_pending_rows\{type="indexdb"\}')
+
+    def _metric(self, name: str) -> int:
+        text = self._get("/metrics").decode()
+        return sum(int(found) for found in re.findall(rf"^{name} ([0-9]+)", text, re.MULTILINE))
 
     def _get(self, path: str, **words: str) -> bytes:
         url = f"{self._origin}{path}?{urllib.parse.urlencode(words)}"

@@ -21,7 +21,7 @@ class Reply(NamedTuple):
     """An answer; with `whole` false the connection ends in the middle of its body."""
 
     status: int
-    text: str = ""
+    text: str | bytes = ""
     headers: Mapping[str, str] = {}
     whole: bool = True
 
@@ -99,8 +99,13 @@ def _handler(owner: Stub) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
-            taken = Request(self.path, dict(self.headers), json.loads(body), self.client_address[1])
+            self._take(json.loads(gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))))
+
+        def do_GET(self) -> None:
+            self._take(None)
+
+        def _take(self, body: Any) -> None:
+            taken = Request(self.path, dict(self.headers), body, self.client_address[1])
             try:
                 reply = owner.answers.get_nowait()
             except Empty:
@@ -116,7 +121,7 @@ def _handler(owner: Stub) -> type[BaseHTTPRequestHandler]:
                 self._answer(reply)
 
         def _answer(self, reply: Reply) -> None:
-            body = reply.text.encode()
+            body = reply.text if isinstance(reply.text, bytes) else reply.text.encode()
             self.send_response_only(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)

@@ -7,7 +7,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,11 @@ from tests.applying import (
     PATIENCE_S,
     QUESTION,
     apply,
+    await_end,
+    backend_path,
     command,
+    load_users_rules,
+    may_send,
     nft_file,
     restore_files,
     state,
@@ -43,12 +46,7 @@ KINDS = ["nft", "iptables"]
 def namespace() -> Iterator[None]:
     """Each test has its own, with rules of its user in it."""
     with own_netns():
-        run(
-            "nft 'table inet mine { chain c { type filter hook output priority 5; counter; }; }; table ip pyegress { }'"
-        )
-        for tables in ("iptables", "ip6tables"):
-            run(f"{tables} -N MINE && {tables} -A MINE -j RETURN")
-            run(f"{tables} -A OUTPUT -p tcp --dport 5 -j MINE && {tables} -A OUTPUT -p tcp --dport 6 -j DROP")
+        load_users_rules()
         yield
 
 
@@ -60,16 +58,6 @@ def files(kind: str, folder: Path, port: int = 9) -> list[Path]:
 def ours(port: int = 9) -> bool:
     """Whether rules for that port are loaded."""
     return f"dport {port} " in run("nft list ruleset")
-
-
-def may_send(port: int = 9) -> bool:
-    """Whether a datagram leaves."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        try:
-            sender.sendto(b"x", ("198.18.0.1", port))
-        except PermissionError:
-            return False
-    return True
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,10 +131,9 @@ def test_killed_takes_back(kind: str, tmp_path: Path) -> None:
     """kill -9: the watchdog is alone and ends in order."""
     before = state()
     with waiting(*files(kind, tmp_path)) as trial:
-        ended = os.pidfd_open(trial.watchdog)
+        watchdog = trial.watchdog
         trial.process.kill()
-        assert select.select([ended], [], [], PATIENCE_S)[0]
-        os.close(ended)
+        await_end(watchdog)
         trial.end()
     assert state() == before
     assert apply(nft_file(tmp_path), "--confirm", 0).returncode == 0, "nobody is in the way any more"
@@ -168,10 +155,9 @@ def test_connection_that_hangs(tmp_path: Path) -> None:
     """A foreground that does nothing any more: the time takes back, and another session keeps."""
     before = state()
     with waiting(nft_file(tmp_path), confirm=1) as trial:
-        ended = os.pidfd_open(trial.watchdog)
+        watchdog = trial.watchdog
         trial.process.send_signal(signal.SIGSTOP)
-        assert select.select([ended], [], [], PATIENCE_S)[0]
-        os.close(ended)
+        await_end(watchdog)
         assert state() == before
         trial.process.send_signal(signal.SIGCONT)
         assert trial.end()[0] == 1
@@ -399,13 +385,8 @@ def test_both_firewalls(tmp_path: Path) -> None:
 
 @pytest.fixture
 def legacy(tmp_path: Path) -> dict[str, str]:
-    """A PATH where iptables is the legacy one."""
-    folder = tmp_path / "legacy"
-    folder.mkdir()
-    for tables in ("iptables", "ip6tables"):
-        for ending in ("-save", "-restore"):
-            (folder / f"{tables}{ending}").symlink_to("/usr/sbin/xtables-legacy-multi")
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+    """Where iptables is the legacy one."""
+    return {"PATH": backend_path(tmp_path, "legacy")}
 
 
 def test_legacy_backend(legacy: dict[str, str], tmp_path: Path) -> None:

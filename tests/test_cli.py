@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 from click.testing import CliRunner, Result
 
-from pyegress import __version__, cli, plugin, registry
+from pyegress import __version__, plugin, registry
 from pyegress.cli import program
 from pyegress.errors import UnsupportedError
 from pyegress.plugin import Batch, Context, Input
@@ -204,7 +204,7 @@ def test_value_may_hold_colons(invoke: Invoke, tmp_path: Path) -> None:
         (
             ["-o", "\x1b[2J"],
             "no such output '\\u001b[2J'; known: iptables, journal, json, logfmt, loki, "
-            "nftables, prometheus, sqlite, text",
+            "nftables, prometheus, sqlite, table, text",
         ),
         (["-I", "ebpf:quite:true"], "-I ebpf:quite: no such option; did you mean 'quiet'?"),
         (["-I", "ebpf:quiet:maybe"], "-I ebpf:quiet:maybe: must be true or false"),
@@ -258,7 +258,7 @@ def test_list(invoke: Invoke, arguments: list[str]) -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("arguments", [["-V"], ["--version"], ["run", "-V"]])
+@pytest.mark.parametrize("arguments", [["-V"], ["--version"], ["run", "-V"], ["version"]])
 def test_version(invoke: Invoke, arguments: list[str]) -> None:
     """The version is on stdout."""
     result = invoke(*arguments)
@@ -290,6 +290,13 @@ def test_ready_file_that_cant_be_made(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("-O", f"text:file:{tmp_path}/log", "--ready-file", f"{tmp_path}/no/up")
     assert result.exit_code == 1
     assert f"pyegress: --ready-file {tmp_path}/no/up: No such file or directory\n" in result.stderr
+
+
+def test_user_of_a_process_that_is_not_its_own(invoke: Invoke) -> None:
+    """Whoever calls pyegress as a function stays who it is."""
+    result = invoke("--user", "root")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "pyegress: --user root: this process is not pyegress's alone\n"
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -343,7 +350,7 @@ def test_signal_ends_with_everything_written(start: Start, number: signal.Signal
 
 def test_sigusr1_says_what_was_counted(start: Start) -> None:
     """The summary comes while running, too."""
-    process = start("run")
+    process = start("run", "--ebpf")
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()
     process.send_signal(signal.SIGUSR1)
@@ -411,26 +418,3 @@ def test_closed_stdout_is_an_error(start: Start, tmp_path: Path, arguments: str)
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "standard output" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_bar_stands_below_all_other_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is said takes its place, and when all is done it is gone."""
-    reading, writing = os.openpty()
-    with os.fdopen(writing, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.setattr(cli, "BAR_AFTER_S", 0)
-        bar = cli._Bar(wanted=True)
-        bar.show(1, 10)
-        cli._say("in between")
-        bar.show(10, 10)
-        cli._say("behind")
-        bar.show(11, None)
-        read = b""
-        while not read.endswith(b"behind\r\n"):
-            read += os.read(reading, 1 << 16)
-    os.close(reading)
-    said = read.decode()
-    assert "reading" in said
-    assert "\r\x1b[2Kpyegress: in between" in said
-    assert said.endswith("\x1b[2Kpyegress: behind\r\n")

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from pyegress.destinations import DestinationFilterOptions, DestinationFilters, is_loopback, put_rule
+from pyegress.destinations import (
+    PACKET,
+    DestinationFilterOptions,
+    DestinationFilters,
+    is_loopback,
+    put_rule,
+)
 from pyegress.losses import Losses
 from pyegress.options import Ports
 
@@ -83,6 +89,23 @@ def test_protocol() -> None:
     assert chosen.hidden["protocol"] == 2
 
 
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (("icmp",), [1, 58]),
+        (("udplite", "sctp"), [132, 136]),
+        (("other",), [47, 253]),
+        (("packet",), [PACKET]),
+        (("tcp", "other"), [6, 47, 253]),
+    ],
+)
+def test_protocols_by_name(names: tuple[str, ...], kept: list[int]) -> None:
+    """A name may stand for several numbers, `other` for what has none."""
+    chosen = filters(protocol=names)
+    tried = (1, 6, 17, 47, 58, 132, 136, 253, PACKET)
+    assert [n for n in tried if chosen.keep(n, packed("192.0.2.1"), None)] == kept
+
+
 def test_every_rule_says_what_it_did() -> None:
     """Hits by rule, and what was outside all only-rules, add up to what was hidden."""
     chosen = filters(
@@ -94,7 +117,7 @@ def test_every_rule_says_what_it_did() -> None:
         chosen.keep(TCP, packed("198.51.100.1"), port)
     chosen.keep(TCP, packed("192.0.2.1"), 443, count=5)
     losses = Losses()
-    chosen.put(losses, "nflog", chosen.hits, chosen.hidden)
+    chosen.put(losses, "nflog")
     assert losses.lines() == [
         "matched: 6 by only-port:443",
         "skipped: 5 by ignore-cidr:192.0.2.0/24",

@@ -1,108 +1,119 @@
 # SPDX-License-Identifier: MIT
-"""The doctor: what it says is what attaching found."""
+"""`pyegress doctor` as a user runs it: on this host, without rights, in a container that lacks most things."""
 
 from __future__ import annotations
 
-import errno
 import os
-from typing import Any
+import pty
+import subprocess
+import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from pyegress import doctor, kernel
-from pyegress.session import KINDS, AttachError, Session
+from pyegress.doctor.examination import Examination
+from tests.doctor.checking import NO_RIGHTS, ROOT, can_run, examined, in_mounts, needs_root, of, run
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@needs_root
-def test_report_on_this_kernel() -> None:
-    """Cgroup hooks work on every supported kernel, and the first kind that works is the one to be used."""
-    lines, fine = doctor.report()
-    assert fine
-    assert "cgroup        yes: connect4, connect6, sendmsg4, sendmsg6" in lines
-    said = [line.split(None, 2) for line in lines if line.split()[0] in KINDS and line.split()[1][:2] != "v2"]
-    assert [words[0] for words in said] == list(KINDS)
-    first = next(words[0] for words in said if words[1] == "yes:")
-    assert lines[-1] == f"pyegress will use {first}"
+DOCTOR = [sys.executable, "-m", "pyegress", "doctor"]
 
 
 @needs_root
-def test_report_leaves_nothing_attached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind of hook that was tried is let go again."""
-    made: list[Any] = []
-
-    class Watched(Session):
-        def __init__(self, *args: Any) -> None:
-            made.append(self)
-            super().__init__(*args)
-
-    monkeypatch.setattr(doctor, "Session", Watched)
-    doctor.report()
-    assert len(made) == len(KINDS)
-    assert not any(session._self for session in made)
-
-
-def test_nothing_attaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each failure is shown with its errno, and the last line has the one cause."""
-
-    def fail(kind: str, _: object) -> None:
-        raise AttachError(kind, "load: EPERM", {errno.EPERM}, f"log of {kind};")
-
-    asked: list[tuple[set[int], str]] = []
-
-    def explain(codes: set[int], log: str) -> str:
-        asked.append((codes, log))
-        return "the cause"
-
-    monkeypatch.setattr(doctor, "Session", fail)
-    monkeypatch.setattr(kernel, "explain", explain)
-    lines, fine = doctor.report()
-    assert not fine
-    assert lines[-4:] == [
-        "fentry        no: load: EPERM",
-        "kprobe        no: load: EPERM",
-        "cgroup        no: load: EPERM",
-        "nothing attaches: the cause",
+def test_on_this_host() -> None:
+    """What it will use is what a run uses, and the text is the JSON's."""
+    report = examined()
+    assert report.works and report.hooks is not None
+    told = run(sys.executable, "-m", "pyegress", "run", "-t", "100ms", "--debug")
+    assert told.returncode == 0, told.stderr
+    attached = [kind for kind in ("fentry", "kprobe", "cgroup") if f"ebpf: {kind}: " in told.stderr]
+    assert attached[-1] == report.hooks
+    assert of(report, report.hooks).state in ("works", "limited")
+    done = run(*DOCTOR)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"pyegress will use {report.hooks}"
+    assert [line.split()[:2] for line in lines[:-1] if not line.startswith(" ")] == [
+        [one.name, one.state] for one in report.findings
     ]
-    assert asked == [({errno.EPERM}, "log of fentry;log of kprobe;log of cgroup;")]
 
 
-def test_left_out_functions_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kind that works in part says what it lacks."""
+@needs_root
+def test_without_any_rights() -> None:
+    """Each line says what is missing; nothing works that needs rights, and there is no traceback."""
+    if not can_run(*NO_RIGHTS):
+        pytest.skip("the interpreter can't be read by all")
+    report = examined(*NO_RIGHTS)
+    assert not report.works and report.hooks is None
+    assert report.verdict.startswith("nothing attaches: missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF")
+    for name in ("CAP_BPF", "fentry", "kprobe", "cgroup", "nflog", "nfqueue", "pcap", "ring-buffer"):
+        assert of(report, name).state == "fails" and of(report, name).remedy
+    for name in ("sock-diag-tcp", "sock-diag-udp", "kernel"):
+        assert of(report, name).state == "works"
+    done = run(*NO_RIGHTS, *DOCTOR)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[-1] == report.verdict
 
-    class Partial:
-        hooks = ("tcp_v4_connect",)
-        missing = ("tcp_v6_connect (not in this kernel)",)
 
-        def __init__(self, *_: object) -> None: ...
+@needs_root
+def test_in_a_bare_container() -> None:
+    """Without /sys, its cgroups and the programs for firewalls all checks still end in their findings."""
+    report = examined(*in_mounts("mount -t tmpfs none /sys; mount -t tmpfs none /run"))
+    assert not report.works
+    assert "no BTF" in report.verdict
+    assert {one.name for one in report.findings if one.state == "fails"} >= {
+        "btf",
+        "cgroup-v2",
+        "fentry",
+        "cgroup",
+    }
+    assert of(report, "lockdown").state == "unknown"
+    assert not [one for one in report.findings if "the check itself failed" in one.detail]
 
-        def close(self) -> None: ...
 
-    monkeypatch.setattr(doctor, "Session", Partial)
-    lines, fine = doctor.report()
-    assert fine
-    at = lines.index("fentry        yes: tcp_v4_connect")
-    assert lines[at + 1] == "              left out: tcp_v6_connect (not in this kernel)"
+@needs_root
+def test_nothing_is_left() -> None:
+    """No module of a firewall has a queue or a group in use, and no file system holds a program."""
+    before = {
+        path: Path(path).read_text()
+        for path in ("/proc/self/mountinfo", "/proc/net/ip_tables_names")
+        if Path(path).exists()
+    }
+    done = run(
+        "unshare",
+        "--net",
+        "sh",
+        "-c",
+        '"$@" >/dev/null; cat /proc/net/netfilter/nfnetlink_queue '
+        "/proc/net/netfilter/nfnetlink_log; nft list ruleset",
+        "sh",
+        *DOCTOR,
+    )
+    assert done.stdout == ""
+    assert before == {path: Path(path).read_text() for path in before}
 
 
-@pytest.mark.parametrize(
-    ("function", "value", "line"),
-    [
-        ("missing_capabilities", ["CAP_BPF"], "capabilities  missing CAP_BPF"),
-        ("missing_capabilities", [], "capabilities  enough"),
-        ("has_btf", False, "BTF           no (/sys/kernel/btf/vmlinux is not there)"),
-        ("lockdown", "integrity", "lockdown      integrity"),
-        ("lockdown", None, "lockdown      not known (securityfs is not mounted)"),
-        ("cgroup2_root", None, "cgroup v2     not mounted"),
-    ],
-)
-def test_facts(function: str, value: object, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel offers has one line each, also where nothing attaches."""
+def test_on_a_terminal() -> None:
+    """There it has colours, and not where its output is piped."""
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {
+        "TERM": "xterm"
+    }
+    with subprocess.Popen(DOCTOR, cwd=ROOT, stdin=theirs, stdout=theirs, env=environment) as program:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        except OSError:  # the other end was closed
+            pass
+    os.close(ours)
+    assert program.returncode in (0, 1)
+    assert b"\x1b[32mworks" in shown
+    assert "\x1b" not in run(*DOCTOR).stdout
 
-    def fail(kind: str, _: object) -> None:
-        raise AttachError(kind, "load: EPERM", {errno.EPERM}, "")
 
-    monkeypatch.setattr(doctor, "Session", fail)
-    monkeypatch.setattr(kernel, function, lambda: value)
-    assert line in doctor.report()[0]
+def test_json_is_one_object() -> None:
+    """Whoever runs it: one object, and nothing else on stdout."""
+    done = run(*DOCTOR, "--json")
+    report = msgspec.json.decode(done.stdout, type=Examination)
+    assert done.returncode == (0 if report.works else 1)

@@ -12,7 +12,7 @@ import pytest
 from pyegress import filters
 from pyegress.destinations import DestinationFilterOptions
 from pyegress.errors import UsageError
-from pyegress.filters import FilterOptions, KernelRules, ProcessFilters
+from pyegress.filters import FilterOptions, KernelRules, ProcessFilters, RecordFilterOptions
 from pyegress.options import describe, parse
 from pyegress.prefixes import Verdict
 from pyegress.record import Connection, Process
@@ -246,7 +246,7 @@ def test_every_kind_is_tried() -> None:
     """The table above has each kind with each outcome."""
     tried = {(kind, matches) for kind, _, _, matches in MATCHES}
     assert tried == {(kind, matches) for kind in KINDS for matches in (YES, NO, UNKNOWN)}
-    fields = [field.name for field in msgspec.structs.fields(FilterOptions)]
+    fields = [field.name for field in msgspec.structs.fields(RecordFilterOptions)]
     fields = fields[len(msgspec.structs.fields(DestinationFilterOptions)) :]
     assert fields == [f"{what}_{kind}" for what in ("ignore", "only") for kind in KINDS]
 
@@ -376,7 +376,7 @@ def test_unknown_user_is_an_error(pattern: str, message: str) -> None:
 def test_options_are_inherited_with_their_help() -> None:
     """An input adds its own, also required ones, and is told of these in the same words."""
 
-    class Own(FilterOptions, frozen=True):
+    class Own(RecordFilterOptions, frozen=True):
         group: int
 
     before = [option.key for option in describe(DestinationFilterOptions)]

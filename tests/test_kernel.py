@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyegress import kernel
+from pyegress.privileges import Capability
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -77,7 +79,7 @@ def test_rights_are_those_in_effect(
 ) -> None:
     """Those that a process may take, or keeps for what it runs, are not yet its own."""
     (tmp_path / "status").write_text(status)
-    stand_in(monkeypatch, "/proc/self/status", tmp_path / "status")
+    stand_in(monkeypatch, "/proc/thread-self/status", tmp_path / "status")
     assert kernel.may_trace_others() is may
 
 
@@ -280,6 +282,7 @@ FINE: dict[str, object] = {
     "has_btf": True,
     "lockdown": "none",
     "in_initial_user_namespace": True,
+    "counts_as_locked": True,
     "memlock_is_limited": False,
     "has_kprobes": True,
     "cgroup2_root": Path("/sys/fs/cgroup"),
@@ -338,6 +341,43 @@ def test_explain_reads_the_verifier(log: str, monkeypatch: pytest.MonkeyPatch) -
     assert text.startswith("the kernel forbids BPF to read kernel memory")
 
 
+def test_explain_does_not_blame_memory_that_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since 5.11 the limit on locked memory is no cause of anything."""
+    facts: dict[str, object] = {"memlock_is_limited": True, "counts_as_locked": False}
+    assert "memory" not in explained(monkeypatch, facts, {errno.EPERM})
+
+
+def test_explain_names_memory_that_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a cgroup, whose limit counts the kernel's tables."""
+    text = explained(monkeypatch, {"counts_as_locked": False}, {errno.ENOMEM})
+    assert text.startswith("out of memory for the kernel's tables; raise MemoryMax=")
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EBADF])
+def test_explain_names_too_few_open_files(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else is limited: these errnos tell."""
+    text = explained(monkeypatch, {"memlock_is_limited": True}, {errno.EPERM, code})
+    assert text.startswith("too few files may be open (RLIMIT_NOFILE)")
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "counts"),
+    [
+        ("6.12.3-amd64", (6, 12), False),
+        ("5.11.0", (5, 11), False),
+        ("5.10.0-30", (5, 10), True),
+        ("x", (0, 0), True),
+    ],
+)
+def test_release(
+    release: str, version: tuple[int, int], counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers are compared as numbers; BPF memory counts as locked before 5.11."""
+    monkeypatch.setattr(platform, "release", lambda: release)
+    assert kernel.release() == version
+    assert kernel.counts_as_locked() is counts
+
+
 def test_explain_does_not_blame_memory_for_other_errnos(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on locked memory gives EPERM or ENOMEM, so it is no cause of EINVAL."""
     assert "memory" not in explained(monkeypatch, {"memlock_is_limited": True}, {errno.EINVAL})
@@ -348,3 +388,28 @@ def test_memlock(soft: int, limited: bool, monkeypatch: pytest.MonkeyPatch) -> N
     """The soft limit is the one in force."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, -1))
     assert kernel.memlock_is_limited() is limited
+
+
+@pytest.mark.parametrize(
+    ("release", "has", "needed"),
+    [
+        ("6.1.0", {Capability.BPF}, set()),
+        ("5.19.0", {Capability.BPF}, set()),
+        ("5.18.0", {Capability.BPF, Capability.SYS_ADMIN}, {Capability.BPF}),
+        ("5.10.0", {Capability.SYS_ADMIN}, {Capability.SYS_ADMIN}),
+    ],
+)
+def test_rights_over_tables(
+    release: str, has: set[Capability], needed: set[Capability], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old kernels ask for them at each access; there what stands in for CAP_BPF is kept in its place."""
+    monkeypatch.setattr(platform, "release", lambda: release)
+    monkeypatch.setattr(kernel, "effective_capabilities", lambda: sum(1 << each for each in has))
+    assert kernel.table_rights() == needed
+
+
+def test_has_module() -> None:
+    """As /proc/modules lists those that are loaded."""
+    assert not kernel.has_module("no_such_module")
+    loaded = Path("/proc/modules").read_text().split() if Path("/proc/modules").exists() else []
+    assert all(kernel.has_module(name) for name in loaded[:1])

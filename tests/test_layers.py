@@ -9,15 +9,49 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("pyegress",),
-    ("errors", "record", "losses", "escape", "times", "ownports", "_native"),
+    (
+        "errors",
+        "record",
+        "losses",
+        "escape",
+        "times",
+        "ownports",
+        "privileges",
+        "remember",
+        "users",
+        "_native",
+    ),
     ("plugin", "options"),
-    ("prefixes", "patterns", "redact"),
-    ("destinations", "directions", "filters", "policy", "policyfile", "setup_rules"),
-    ("kernel", "device", "decode", "attribute", "netfilter", "rules", "loki"),
-    ("session", "packets", "observer", "apply", "logs"),
+    ("prefixes", "patterns", "redact", "stage", "tomlfile", "tables"),
+    ("destinations", "directions", "filters", "namefilters", "policy", "policyfile", "setup_rules"),
+    ("kernel", "device", "decode", "attribute", "netfilter", "rules", "loki", "watch"),
+    ("names",),
+    ("session", "packets", "observer", "apply", "logs", "report"),
     ("inputs", "outputs"),
-    ("pipeline", "registry"),
-    ("listing", "doctor", "apply_command", "rules_command"),
+    (
+        "pipeline",
+        "registry",
+        "progressbar",
+        "messages",
+        "signals",
+        "processname",
+        "configfile",
+        "fallback",
+        "service",
+    ),
+    ("chosen", "announcer", "listing", "completion", "configexample", "manpage"),
+    ("program",),
+    ("run_command",),
+    (
+        "doctor",
+        "apply_command",
+        "names_command",
+        "replay_command",
+        "report_command",
+        "rules_command",
+        "rules_sources",
+        "top_command",
+    ),
     ("cli", "__main__"),
 )
 LAYER = {word: number for number, words in enumerate(LAYERS) for word in words}
@@ -32,6 +66,7 @@ NATIVE_USERS = {
     "pyegress.decode.layout",
     "pyegress.decode.packet",
     "pyegress.inputs.ebpf",
+    "pyegress.names.cgrouptap",
     "pyegress.session",
 }
 
@@ -93,7 +128,22 @@ def test_no_cycles() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["apply", "attribute", "decode", "inputs", "logs", "loki", "netfilter", "outputs", "rules"]
+    "package",
+    [
+        "apply",
+        "attribute",
+        "decode",
+        "doctor",
+        "inputs",
+        "logs",
+        "loki",
+        "names",
+        "netfilter",
+        "outputs",
+        "report",
+        "rules",
+        "watch",
+    ],
 )
 def test_package_init_is_empty(package: str) -> None:
     """A package's __init__ holds a licence line and at most a docstring, so that nothing can depend on it."""

@@ -24,6 +24,17 @@ def test_put_replaces() -> None:
     assert losses.snapshot() == {("lost", "ring"): 4}
 
 
+def test_kept_counters_go_on_from_zero() -> None:
+    """What a source has put stays when it counts anew; others are left alone."""
+    losses = Losses()
+    losses.put("skipped", "by port", 3, "one")
+    losses.put("skipped", "by port", 5, "two")
+    losses.keep("one")
+    losses.put("skipped", "by port", 1, "one")
+    losses.put("skipped", "by port", 6, "two")
+    assert losses.snapshot() == {("skipped", "by port"): 3 + 1 + 6}
+
+
 def test_zero_is_not_shown() -> None:
     """A counter that stayed 0, or went back to it, is left out."""
     losses = Losses()

@@ -20,6 +20,13 @@ def test_reserved_port_is_known_and_free() -> None:
         made.close()
 
 
+def test_port_for_datagrams() -> None:
+    """Free for them."""
+    with socket.socket(type=socket.SOCK_DGRAM) as made:
+        made.bind(("", ownports.reserve(socket.SOCK_DGRAM)))
+        assert ownports.is_own(made.getsockname()[1])
+
+
 def test_others_are_not() -> None:
     """Nor is what has no port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from threading import Event, Thread, current_thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
@@ -213,9 +214,11 @@ def test_full_queue_loses_counted_and_spares_the_others() -> None:
         assert fine.flushed.wait(PATIENCE)
     assert len(fine.records) == 21
     assert run.pipeline.queues() == {"stuck": 4, "fine": 0}
+    assert run.pipeline.inputs() == {source.name: ""}
     stuck.gate.set()
     run.pipeline.stop()
     assert run.finish() == 0
+    assert run.pipeline.inputs() == {}
     lost = run.losses.snapshot()["lost", "output stuck: queue full"]
     assert lost == 16
     assert len(stuck.records) + lost == 21
@@ -438,3 +441,116 @@ def test_input_that_can_wait_loses_nothing_to_a_full_queue() -> None:
     assert run.finish() == 0
     assert [connection.ts for connection in sink.records] == list(range(1000))
     assert run.losses.snapshot() == {("lost", "ring full"): 7}  # which FakeInput says of itself
+
+
+def test_inputs_that_can_wait_lose_nothing_to_each_other_or_to_a_live_one() -> None:
+    """Room that one has waited for may be taken by another before it comes to that."""
+
+    class File(FakeInput):
+        waits = True
+
+    sink = FakeOutput()
+    sink.gate.clear()
+    files = [File(connections(10, first), connections(10, first + 10), ends=True) for first in (0, 100, 200)]
+    live = FakeInput(*(connections(10, first) for first in range(1000, 2000, 10)), ends=True)
+    run = Run([*files, live], [sink], queued_records=10).start()
+    assert sink.writing.wait(PATIENCE)
+    sink.gate.set()
+    assert run.finish() == 0
+    stamps = [connection.ts for connection in sink.records]
+    assert [ts for ts in stamps if ts < 20] == list(range(20))
+    assert sorted(ts for ts in stamps if ts < 1000) == [*range(20), *range(100, 120), *range(200, 220)]
+    lost = run.losses.snapshot().get(("lost", "output fake: queue full"), 0)
+    assert len(stamps) + lost == 1060
+
+
+@pytest.mark.parametrize(
+    ("kinds", "waits", "replays"),
+    [("R", True, True), ("RR", True, True), ("RF", True, False), ("RL", False, False), ("L", False, False)],
+)
+def test_outputs_are_told_whether_they_may_wait_and_whose_times_they_get(
+    kinds: str, waits: bool, replays: bool
+) -> None:
+    """Only where all inputs can wait, and all are earlier logs."""
+
+    class File(FakeInput):
+        waits = True
+
+    class Replay(File):
+        replays = True
+
+    told: list[Context] = []
+
+    class Asking(FakeOutput):
+        def open(self, context: Context) -> None:
+            told.append(context)
+
+    made = {"R": Replay, "F": File, "L": FakeInput}
+    assert Run([made[kind](ends=True) for kind in kinds], [Asking()]).pipeline.run() == 0
+    assert [(context.waits, context.replays) for context in told] == [(waits, replays)]
+
+
+def test_beats_tell_whether_every_input_looks_around() -> None:
+    """One that hangs is noticed, though another goes on; so is it when it goes on again."""
+    beats: SimpleQueue[bool] = SimpleQueue()
+    going = Event()
+
+    class Ticking(FakeInput):
+        def read(self) -> Iterator[Batch]:
+            while not going.is_set() or self.batches.empty():
+                yield []
+                beats.get(timeout=PATIENCE)
+
+    class Hanging(FakeInput):
+        def read(self) -> Iterator[Batch]:
+            while (batch := self.batches.get(timeout=PATIENCE)) is not None:
+                assert not isinstance(batch, Exception)
+                yield batch
+
+    told: SimpleQueue[bool] = SimpleQueue()
+
+    def beat(is_well: bool) -> None:
+        beats.put(is_well)
+        told.put(is_well)
+
+    hanging = Hanging()
+    ticking = Ticking()
+    run = Run([hanging, ticking], [FakeOutput()], on_beat=beat, beat_s=0.01).start()
+    while told.get(timeout=PATIENCE):
+        pass
+    going.set()
+    while not told.get(timeout=PATIENCE):
+        hanging.feed([])
+    hanging.end()
+    ticking.end()
+    run.pipeline.stop()
+    assert run.finish() == 0
+
+
+def test_inputs_prepared_before_the_outputs_are_open() -> None:
+    """Their threads are there before, for the rights that these have; what is done once one is open is done in it."""
+    opened: list[str] = []
+    stopping: list[str] = []
+    source = FakeInput(connections(1), ends=True)
+    run = Run(
+        [source],
+        [FakeOutput()],
+        opened=lambda each: opened.append(f"{each.name} {current_thread().name}"),
+        on_stopping=lambda: stopping.append("stopping"),
+    )
+    run.pipeline.prepare()
+    assert source.calls == []
+    assert run.pipeline.run() == 0
+    assert opened == ["fake input fake"]
+    assert stopping == ["stopping"]
+
+
+def test_prepared_input_ends_where_an_output_cannot_be_opened() -> None:
+    """It is never opened, and its thread doesn't stay."""
+    source = FakeInput()
+    run = Run([source], [FakeOutput(open=OutputError("no"))])
+    run.pipeline.prepare()
+    with pytest.raises(OutputError):
+        run.pipeline.run()
+    assert source.calls == []
+    assert not any(thread.name == "input fake" for thread in enumerate_threads())

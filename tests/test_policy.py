@@ -263,3 +263,38 @@ def test_options_have_help() -> None:
     assert parse("-I", "nfqueue", PolicyOptions, given) == PolicyOptions(
         allow_comm=("a:b", "c"), allow_port=(ports("1-2"),), default="reject"
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "allowed"),
+    [
+        ("*.example.com", ["a.example.com"], True),
+        ("*.example.com", ["a.b.example.com"], False),
+        ("**.example.com", ["a.b.example.com"], True),
+        ("**.example.com", ["example.com", "a.example.org"], False),
+        ("A.example.com.", ["b.example", "a.example.com"], True),
+        ("**", [], False),
+    ],
+)
+def test_names(pattern: str, names: list[str], allowed: bool) -> None:
+    """Any of those that the address has; without any, none is allowed."""
+    chosen = made(allow_name=(pattern,))
+    assert chosen.uses_names
+    decision = chosen.judge(None, TCP, address("192.0.2.1"), 443, lambda: names)
+    assert decision.verdict == ("accept" if allowed else "drop")
+    assert chosen.labels == (f"allow-name:{pattern}",)
+
+
+def test_names_of_a_file(tmp_path: Path) -> None:
+    """Beside the process, which must hold too."""
+    chosen = from_file(tmp_path, 'default = "drop"\n[[allow]]\ncomm = "curl"\nname = "*.example"\n')
+    assert chosen.uses_names
+    for process, name, verdict in (
+        (CURL, "a.example", "accept"),
+        (CURL, "b", "drop"),
+        (SHELL, "a.example", "drop"),
+    ):
+        assert chosen.judge(process, TCP, address("192.0.2.1"), 443, [name].copy).verdict == verdict
+    with pytest.raises(UsageError, match=r"\[\[allow\]\] 1: name: \.\.: must be a name such as"):
+        from_file(tmp_path, '[[allow]]\nname = ".."\n')
+    assert not made(allow_comm=("curl",)).uses_names

@@ -9,7 +9,8 @@ import pytest
 
 from pyegress.errors import UsageError
 from pyegress.patterns import KINDS
-from pyegress.policyfile import FILE_BYTES, Group, read
+from pyegress.policyfile import Group, read
+from pyegress.tomlfile import FILE_BYTES
 
 
 def written(folder: Path, content: str | bytes) -> str:
@@ -115,4 +116,4 @@ def test_file_that_can_not_be_read(path: str, message: str) -> None:
 
 def test_keys_are_those_of_the_patterns() -> None:
     """A kind of pattern that is added is one of a policy file too."""
-    assert set(Group.__struct_fields__) == {*KINDS, "cidr", "port", "protocol"}
+    assert set(Group.__struct_fields__) == {*KINDS, "cidr", "name", "port", "protocol"}

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from pyegress.losses import Losses
 from pyegress.outputs.logfmt import Logfmt, LogfmtOptions
+from pyegress.outputs.sqlite import Sqlite, SqliteOptions
+from pyegress.plugin import Context
 from pyegress.record import Connection, Process
 from tests.island import Island
 from tests.netns import needs_netfilter
+
+BESIDE = "makes PATH.ipset too, with the sets of names; give --file PATH"
 
 
 def rules(*words: str | Path, island: Island | None = None) -> tuple[int, str, str]:
@@ -142,6 +147,25 @@ def test_a_fleet_in_one(log: Path, tmp_path: Path) -> None:
     assert rules("--verify", made, log, other)[1].startswith("1 of 4 observed connections would be dropped")
 
 
+def test_what_a_store_lost_is_told_with_its_rules(log: Path, tmp_path: Path) -> None:
+    """Nothing is said that isn't so: neither that a store wouldn't tell, nor that a log beside it would."""
+    store = tmp_path / "store.db"
+    seen = Connection(10**18, "ebpf", "udp", 4, "192.0.2.53", 53)
+    for lost in (0, 5):
+        output, losses = Sqlite(SqliteOptions(file=str(store))), Losses()
+        output.open(Context(losses, print, print))
+        output.write([seen])
+        losses.add("lost", "ebpf: ring buffer full", lost)
+        output.close()
+        code, out, err = rules(store)
+        assert code == 0 and "A log does not tell" not in out
+        assert ("# lost: 5 (ebpf: ring buffer full)\n" in out) == ("# INCOMPLETE: " in out) == bool(lost)
+        assert ("lost: 5 ebpf: ring buffer full" in err) == bool(lost)
+        if not lost:
+            log.write_text(log.read_text().replace("damaged\n", ""))
+            assert "# A log does not tell" in rules(store, log)[1]
+
+
 def test_commands_of_one_family_do_not_judge_the_other(log: Path, tmp_path: Path) -> None:
     """Nothing was said of IPv6, so nothing is let through by a policy."""
     made = tmp_path / "made"
@@ -203,3 +227,55 @@ def test_mistakes(words: list[str], code: int, said: str, log: Path) -> None:
     assert (status, out) == (code, "")
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    """Connections to a name that leads to two addresses, one of which has another one too."""
+    seen = [
+        Connection(
+            10**18, "ebpf", "tcp", 4, ip, 443, dest_names=names, dest_name_sources=("dns",) * len(names),
+            dest_name_ages=(0,) * len(names), attribution="process gone",
+        )
+        for ip, names in (("192.0.2.1", ("a.example",)), ("192.0.2.2", ("a.example", "b.example")), ("192.0.2.3", ()))
+    ]  # fmt: skip
+    path = tmp_path / "named.log"
+    path.write_text(Logfmt(LogfmtOptions()).lines(seen))
+    return path
+
+
+def test_by_name(named: Path, tmp_path: Path) -> None:
+    """Which other names pass is told; proofs look into the sets, also those of the file beside."""
+    file = tmp_path / "r"
+    for form, proved in (("nftables", ["r"]), ("restore", ["r.v4", "r.v6"])):
+        code, _, err = rules("--merge", "name", "--as", form, "--policy", "drop", "-f", file, named)
+        assert code == 0
+        assert "a rule for one of them lets the others through: 192.0.2.2 (a.example, b.example)" in err
+        code, said, _ = rules(*(word for name in proved for word in ("--verify", tmp_path / name)), named)
+        assert (code, said.splitlines()[0]) == (0, "0 of 3 observed connections would be dropped")
+    sets = Path(f"{file}.ipset")
+    sets.write_text("".join(line for line in sets.read_text().splitlines(True) if " 192.0.2.1 " not in line))
+    code, said, _ = rules("--verify", f"{file}.v4", named)
+    assert (code, said.splitlines()[0]) == (1, "1 of 3 observed connections would be dropped:")
+    sets.unlink()
+    code, _, err = rules("--verify", f"{file}.v4", named)
+    assert (code, err) == (
+        1,
+        f"pyegress: {sets}: No such file or directory; it holds the sets of {file}.v4\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--as", "iptables"), "--merge name: needs sets; use --as restore"),
+        (
+            ("--as", "restore", "--family", "4"),
+            "--merge name: makes PATH.ipset too, with the sets of names; give --file PATH",
+        ),
+        (("--grace", "30s"), "--grace 30s: must be 1m..24d"),
+    ],
+)
+def test_by_name_is_not_for_all(words: tuple[str, ...], told: str, named: Path) -> None:
+    """What can't hold sets is refused."""
+    assert rules("--merge", "name", *words, named) == (2, "", f"pyegress: {told}\n")

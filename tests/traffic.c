@@ -662,44 +662,89 @@ static void *map_ring(int ring, size_t size, off_t offset)
 	return memory;
 }
 
+/* A ring for one operation at a time. */
+struct uring {
+	struct pollfd completion;
+	struct io_uring_params params;
+	struct io_uring_sqe *sqe;
+	char *rings;
+	uint32_t submitted;
+};
+
+static struct uring open_uring(void)
+{
+	struct uring ring = {.completion = {.events = POLLIN}};
+	size_t sq_size, cq_size;
+	int fd = syscall(__NR_io_uring_setup, 1, &ring.params);
+
+	if (fd < 0)
+		fail(EXIT_NOT_OFFERED, "io_uring_setup: %s", strerror(errno));
+	if (!(ring.params.features & IORING_FEAT_SINGLE_MMAP))
+		fail(EXIT_NOT_OFFERED, "io_uring is too old to connect");
+	ring.completion.fd = fd;
+	sq_size = ring.params.sq_off.array + ring.params.sq_entries * sizeof(uint32_t);
+	cq_size = ring.params.cq_off.cqes + ring.params.cq_entries * sizeof(struct io_uring_cqe);
+	ring.rings = map_ring(fd, sq_size > cq_size ? sq_size : cq_size, IORING_OFF_SQ_RING);
+	ring.sqe = map_ring(fd, ring.params.sq_entries * sizeof *ring.sqe, IORING_OFF_SQES);
+	*(uint32_t *)(ring.rings + ring.params.sq_off.array) = 0;
+	return ring;
+}
+
+/* What the operation in `sqe` returned, or -EINPROGRESS for one that does not end. */
+static int run_uring(struct uring *ring)
+{
+	struct io_uring_cqe *cqe = (void *)(ring->rings + ring->params.cq_off.cqes);
+	uint32_t at = ring->submitted & (ring->params.cq_entries - 1);
+	uint32_t *head = (void *)(ring->rings + ring->params.cq_off.head);
+
+	__atomic_store_n((uint32_t *)(ring->rings + ring->params.sq_off.tail), ++ring->submitted, __ATOMIC_RELEASE);
+	if (syscall(__NR_io_uring_enter, ring->completion.fd, 1, 0, 0, NULL, 0) != 1)
+		fail(EXIT_NOT_OFFERED, "io_uring_enter: %s", strerror(errno));
+	/* A blackholed connect does not complete: it is left in progress, and ends with the process. */
+	while (poll(&ring->completion, 1, CONNECT_LIMIT_MS) < 0)
+		if (errno != EINTR)
+			must(-1, "poll");
+	if (__atomic_load_n((uint32_t *)(ring->rings + ring->params.cq_off.tail), __ATOMIC_ACQUIRE) != ring->submitted)
+		return -EINPROGRESS;
+	__atomic_store_n(head, ring->submitted, __ATOMIC_RELEASE);
+	return cqe[at].res;
+}
+
 static void do_iouring(int argc, char **argv)
 {
 	struct addr to = address(argv[1], argv[2]);
 	bool async = has_flag(argc, argv, 3, "--async");
-	int fd = open_socket(to.sa.sa_family, SOCK_STREAM), error = EINPROGRESS;
-	struct io_uring_params params = {0};
-	int ring = syscall(__NR_io_uring_setup, 1, &params);
-	struct pollfd completion = {.fd = ring, .events = POLLIN};
-	size_t sq_size, cq_size;
-	struct io_uring_sqe *sqe;
-	char *rings;
+	int fd = open_socket(to.sa.sa_family, SOCK_STREAM);
+	struct uring ring = open_uring();
 
-	if (ring < 0)
-		fail(EXIT_NOT_OFFERED, "io_uring_setup: %s", strerror(errno));
-	if (!(params.features & IORING_FEAT_SINGLE_MMAP))
-		fail(EXIT_NOT_OFFERED, "io_uring is too old to connect");
-	sq_size = params.sq_off.array + params.sq_entries * sizeof(uint32_t);
-	cq_size = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
-	rings = map_ring(ring, sq_size > cq_size ? sq_size : cq_size, IORING_OFF_SQ_RING);
-	sqe = map_ring(ring, params.sq_entries * sizeof *sqe, IORING_OFF_SQES);
+	ring.sqe->opcode = IORING_OP_CONNECT;
+	ring.sqe->flags = async ? IOSQE_ASYNC : 0;
+	ring.sqe->fd = fd;
+	ring.sqe->addr = (uintptr_t)&to.sa;
+	ring.sqe->off = to.len;
+	log_connect(fd, -run_uring(&ring));
+}
 
-	sqe->opcode = IORING_OP_CONNECT;
-	sqe->flags = async ? IOSQE_ASYNC : 0;
-	sqe->fd = fd;
-	sqe->addr = (uintptr_t)&to.sa;
-	sqe->off = to.len;
-	*(uint32_t *)(rings + params.sq_off.array) = 0;
-	__atomic_store_n((uint32_t *)(rings + params.sq_off.tail), 1, __ATOMIC_RELEASE);
-	if (syscall(__NR_io_uring_enter, ring, 1, 0, 0, NULL, 0) != 1)
-		fail(EXIT_NOT_OFFERED, "io_uring_enter: %s", strerror(errno));
+static void do_iouringsend(int argc, char **argv)
+{
+	struct addr to = address(argv[1], argv[2]);
+	struct iovec byte = {.iov_base = "x", .iov_len = 1};
+	struct msghdr message = {.msg_name = &to.sa, .msg_namelen = to.len, .msg_iov = &byte, .msg_iovlen = 1};
+	int fd = udp_socket(&to);
+	struct uring ring = open_uring();
 
-	/* A blackholed connect does not complete: it is left in progress, and ends with the process. */
-	while (poll(&completion, 1, CONNECT_LIMIT_MS) < 0)
-		if (errno != EINTR)
-			must(-1, "poll");
-	if (__atomic_load_n((uint32_t *)(rings + params.cq_off.tail), __ATOMIC_ACQUIRE) == 1)
-		error = -((struct io_uring_cqe *)(rings + params.cq_off.cqes))->res;
-	log_connect(fd, error);
+	for (long left = count_arg(argc, argv, 3); left; left--) {
+		int taken;
+
+		ring.sqe->opcode = IORING_OP_SENDMSG;
+		ring.sqe->fd = fd;
+		ring.sqe->addr = (uintptr_t)&message;
+		ring.sqe->len = 1;
+		taken = run_uring(&ring);
+		log_call(fd, taken < 0 ? -taken : 0);
+		done.sent += taken == 1;
+		done.bytes += taken == 1;
+	}
 }
 
 /* Many calls, and timing */
@@ -773,10 +818,19 @@ static bool send_from_child(int fd, struct addr to, long port, uint64_t *spent)
 	return WIFEXITED(status) && !WEXITSTATUS(status);
 }
 
-/* bench, benchports and benchforks: one call to warm up, then N that are timed one by one. */
+/* The last byte of an IPv4 address. */
+static void set_last_byte(struct addr *to, long byte)
+{
+	struct sockaddr_in *in = (struct sockaddr_in *)&to->sa;
+
+	in->sin_addr.s_addr = htonl((ntohl(in->sin_addr.s_addr) & ~255u) | (uint32_t)byte);
+}
+
+/* bench...: one call to warm up, then N that are timed one by one; benchaddrs warms up each of its 256 addresses. */
 static void do_bench(int argc, char **argv)
 {
 	bool wrap = !strcmp(argv[0], "benchports"), forks = !strcmp(argv[0], "benchforks");
+	bool spread = !strcmp(argv[0], "benchaddrs");
 	bool tcp = !strcmp(argv[1], "tcp");
 	struct addr to = address(argv[2], argv[3]);
 	long first = number(argv[3], wrap ? WRAP_FIRST : 0, wrap ? WRAP_LAST : 65535);
@@ -786,7 +840,7 @@ static void do_bench(int argc, char **argv)
 
 	if (!tcp && strcmp(argv[1], "udp"))
 		fail(EXIT_USAGE, "%s takes udp or tcp, not %s", argv[0], argv[1]);
-	if (tcp && (wrap || forks))
+	if (tcp && (wrap || forks || spread))
 		fail(EXIT_USAGE, "%s takes udp only", argv[0]);
 	memset(spent, 0xff, (count + 1) * sizeof *spent); /* No page of it is new while the calls are timed. */
 	for (int i = 0; i < 16; i++) {
@@ -796,10 +850,12 @@ static void do_bench(int argc, char **argv)
 	}
 	if (!tcp)
 		fd = udp_socket(&to);
-	for (long i = -1; i < count; i++) {
+	for (long i = spread ? -256 : -1; i < count; i++) {
 		uint64_t start, end;
 		bool ok;
 
+		if (spread)
+			set_last_byte(&to, i & 255);
 		if (wrap)
 			set_port(&to, WRAP_FIRST + (first - WRAP_FIRST + i + 1) % WRAP_PORTS);
 		if (forks) {
@@ -829,8 +885,8 @@ static void do_bench(int argc, char **argv)
 	for (long i = 0; i < count; i++)
 		sum += spent[i];
 	qsort(spent, count, sizeof *spent, ascending);
-	done.calls = count + 1;
-	done.sent = count + 1 - failed;
+	done.calls = count + (spread ? 256 : 1);
+	done.sent = done.calls - failed;
 	done.bytes = tcp ? 0 : done.sent;
 	print_failures(failed, first_error);
 	fprintf(done.more, " sport=%d n=%ld min=%" PRIu64 " median=%" PRIu64 " sum=%" PRIu64,
@@ -842,6 +898,71 @@ static void do_bench(int argc, char **argv)
 			error_name(first_error));
 		done.status = EXIT_FAILURE;
 	}
+}
+
+/* Moves bytes from one socket to another of this process, as much at a time as they take; whether all arrived. */
+static bool move_bytes(int from, int to, const char *bytes, char *room, size_t size, int type)
+{
+	size_t sent = 0, got = 0;
+
+	while (got < size) {
+		ssize_t n = sent < size ? send(from, bytes, size - sent, MSG_DONTWAIT) : 0;
+
+		if (n < 0 && errno != EAGAIN)
+			return false;
+		sent += n > 0 ? n : 0;
+		n = recv(to, room, size, type == SOCK_STREAM ? MSG_DONTWAIT : 0);
+		if (n < 0 && errno != EAGAIN)
+			return false;
+		got += n > 0 ? n : 0;
+	}
+	return true;
+}
+
+/* benchmove: what bytes take from a server at ADDR and PORT to its client, both here; once to warm up, then N times. */
+static void do_benchmove(int argc, char **argv)
+{
+	int type = !strcmp(argv[1], "tcp") ? SOCK_STREAM : SOCK_DGRAM;
+	struct addr at = address(argv[2], argv[3]), client = at;
+	size_t size = number(argv[4], 1, type == SOCK_STREAM ? 1 << 24 : 65000);
+	long count = count_arg(argc, argv, 5);
+	uint64_t *spent = must_have(calloc(count + 1, sizeof *spent)), clock_only = UINT64_MAX;
+	char *bytes = must_have(calloc(2, size));
+	int server = open_socket(at.sa.sa_family, type), own = open_socket(at.sa.sa_family, type), from = server;
+
+	must(setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)), "SO_REUSEADDR");
+	must(bind(server, &at.sa, at.len), "bind");
+	if (type == SOCK_STREAM)
+		must(listen(server, 1), "listen");
+	must(connect(own, &at.sa, at.len), "connect");
+	if (type == SOCK_STREAM) {
+		from = must(accept(server, NULL, NULL), "accept");
+		must(setsockopt(from, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)), "TCP_NODELAY");
+	} else {
+		client.len = sizeof client;
+		must(getsockname(own, &client.sa, &client.len), "getsockname");
+		must(connect(server, &client.sa, client.len), "connect");
+	}
+	memset(bytes, 'x', 2 * size);
+	memset(spent, 0xff, (count + 1) * sizeof *spent);
+	for (int i = 0; i < 16; i++) {
+		uint64_t start = now_ns(), ns = now_ns() - start;
+
+		clock_only = ns < clock_only ? ns : clock_only;
+	}
+	for (long i = -1; i < count; i++) {
+		uint64_t start = now_ns();
+
+		if (!move_bytes(from, own, bytes, bytes + size, size, type))
+			fail(EXIT_FAILURE, "not moved: %s", error_name(errno));
+		if (i >= 0)
+			spent[i] = now_ns() - start;
+	}
+	qsort(spent, count, sizeof *spent, ascending);
+	done.calls = done.sent = count + 1;
+	done.bytes = done.sent * size;
+	fprintf(done.more, " n=%ld min=%" PRIu64 " median=%" PRIu64 " clock=%" PRIu64, count, spent[0],
+		spent[count / 2], clock_only);
 }
 
 /* Processes that other programs are started from, or that change what they look like */
@@ -1335,6 +1456,8 @@ static void do_forkdeep(int argc, char **argv)
 		fprintf(done.more, "%s%d", level ? "," : " pids=", chain->pid[level]);
 }
 
+#include "protocols.h"
+
 /* Command line */
 
 static const struct command {
@@ -1383,9 +1506,25 @@ static const struct command {
 	{"cloneback", do_cloneback, 3, 3, "ADDR PORT PID"},
 	{"inns", do_inns, 2, 3, "ADDR PORT [N]"},
 	{"forkdeep", do_forkdeep, 3, 3, "ADDR PORT DEPTH"},
+	{"iouringsend", do_iouringsend, 2, 3, "ADDR PORT [N]"},
+	{"ping", do_ping, 1, 2, "ADDR [N]"},
+	{"pingconn", do_ping, 1, 2, "ADDR [N]"},
+	{"raw", do_raw, 2, 3, "ADDR PROTOCOL [N]"},
+	{"written", do_written, 3, 4, "ADDR HEADERADDR PORT [N]"},
+	{"udplite", do_udplite, 2, 3, "ADDR PORT [N]"},
+	{"sctp", do_sctp, 2, 2, "ADDR PORT"},
+	{"sctpto", do_sctp, 2, 2, "ADDR PORT"},
+	{"mptcp", do_mptcp, 2, 2, "ADDR PORT"},
+	{"packet", do_packet, 3, 5, "DEVICE ADDR PORT [N [--vlan|--cooked|--ring]]"},
+	{"upload", do_upload, 3, 4, "ADDR PORT BYTES [--sendfile]"},
+	{"download", do_download, 3, 4, "ADDR PORT BYTES [--splice]"},
+	{"bulkudp", do_bulkudp, 3, 4, "ADDR PORT N [--gso|--back]"},
+	{"serve", do_serve, 1, 1, "PORT"},
 	{"bench", do_bench, 4, 4, "udp|tcp ADDR PORT N"},
 	{"benchports", do_bench, 4, 4, "udp ADDR FIRST N"},
+	{"benchaddrs", do_bench, 4, 4, "udp ADDR PORT N"},
 	{"benchforks", do_bench, 4, 4, "udp ADDR PORT N"},
+	{"benchmove", do_benchmove, 5, 5, "udp|tcp ADDR PORT BYTES N"},
 };
 
 static void __attribute__((noreturn)) usage(void)

@@ -28,7 +28,7 @@ class TrafficError(RuntimeError):
 
 @functools.cache
 def traffic() -> Path:
-    """Return the program, built again if it is older than its source."""
+    """Return the program, built again if it is older than its sources."""
     return _built("traffic")
 
 
@@ -41,7 +41,8 @@ def short() -> Path:
 def _built(name: str, *flags: str) -> Path:
     source = FOLDER / f"{name}.c"
     program = FOLDER / name
-    if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
+    newest = max(each.stat().st_mtime for each in (source, *FOLDER.glob("*.h")))
+    if program.exists() and program.stat().st_mtime >= newest:
         return program
     if not os.access(FOLDER, os.W_OK):
         own = tempfile.mkdtemp(prefix=f"pyegress-{name}-")

@@ -11,21 +11,29 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-enum { MAX_PROGRAMS = 64, LOG_BYTES = 1 << 16, DETAILS_BYTES = 1 << 20, MOST_DETAILS = 1 << 14 };
+enum { MAX_PROGRAMS = 64, MAX_LINKS = 64, LOG_BYTES = 1 << 16, DETAILS_BYTES = 1 << 20, MOST_DETAILS = 1 << 14 };
 
 struct egress {
 	struct bpf_object *object;
 	struct bpf_program *programs[MAX_PROGRAMS];
-	struct bpf_link *links[MAX_PROGRAMS];
 	int program_count;
+	struct bpf_link *links[MAX_LINKS];
+	int linked[MAX_LINKS]; /* the program of each */
+	int link_count;
 	struct ring_buffer *ring;
 	struct egress_event *arena;
 	int used, capacity;
 	unsigned char *details;
 	size_t details_used;
 	__u64 counted;
+	struct egress_set *sets, *sets_before; /* the kernel's, and as they were when last looked at */
+	struct egress_shared *shared; /* with the kernel */
+	int flows_fd, locks_fd;
+	__u32 set_count, next_slot;
+	__u64 tick_ns;
 };
 
 static char log_text[LOG_BYTES], log_copy[LOG_BYTES];
@@ -62,6 +70,33 @@ const char *egress_log(void)
 	return log_copy;
 }
 
+struct bpf_object *egress_open_object(const char *path, int *error)
+{
+	struct bpf_object *object;
+
+	set_up();
+	object = bpf_object__open_file(path, NULL);
+	/* libbpf has errnos of its own, from 4000, for an object that is none. */
+	*error = object ? 0 : errno < 4000 ? -errno : -EINVAL;
+	return object;
+}
+
+struct bpf_map *egress_section(struct bpf_object *object, const char *name)
+{
+	struct bpf_map *map;
+
+	bpf_object__for_each_map(map, object) {
+		if (strstr(bpf_map__name(map), name))
+			return map;
+	}
+	return NULL;
+}
+
+static struct bpf_map *find_map(struct egress *self, const char *name)
+{
+	return bpf_object__find_map_by_name(self->object, name);
+}
+
 struct egress *egress_open(const char *path, int *error)
 {
 	struct egress *self = calloc(1, sizeof(*self));
@@ -74,11 +109,8 @@ struct egress *egress_open(const char *path, int *error)
 		*error = -ENOMEM;
 		return NULL;
 	}
-	set_up();
-	self->object = bpf_object__open_file(path, NULL);
+	self->object = egress_open_object(path, error);
 	if (!self->object) {
-		/* libbpf has errnos of its own, from 4000, for an object that is none. */
-		*error = errno < 4000 ? -errno : -EINVAL;
 		free(self->details);
 		free(self);
 		return NULL;
@@ -95,25 +127,25 @@ void egress_close(struct egress *self)
 {
 	egress_detach(self);
 	ring_buffer__free(self->ring);
+	if (self->sets)
+		munmap(self->sets, self->set_count * sizeof(*self->sets));
+	if (self->shared)
+		munmap(self->shared, sizeof(*self->shared));
 	bpf_object__close(self->object);
+	free(self->sets_before);
 	free(self->details);
 	free(self);
 }
 
 int egress_configure(struct egress *self, const struct egress_config *config)
 {
-	struct bpf_map *map;
+	struct bpf_map *map = egress_section(self->object, ".rodata.cfg");
 
-	bpf_object__for_each_map(map, self->object) {
-		if (strstr(bpf_map__name(map), ".rodata.cfg"))
-			return bpf_map__set_initial_value(map, config, sizeof(*config)) ? -errno : 0;
-	}
-	return -ENOENT;
-}
-
-static struct bpf_map *find_map(struct egress *self, const char *name)
-{
-	return bpf_object__find_map_by_name(self->object, name);
+	self->tick_ns = config->tick_ns;
+	self->set_count = config->flow_sets;
+	if (!map)
+		return -ENOENT;
+	return bpf_map__set_initial_value(map, config, sizeof(*config)) ? -errno : 0;
 }
 
 int egress_size_map(struct egress *self, const char *name, __u32 entries)
@@ -153,13 +185,18 @@ void egress_forget_kernel(void)
 	kernel = NULL;
 }
 
-/* Some distributions build IPv6 as a module, which has BTF of its own. */
-static int ipv6_module_has(const char *function)
+/* What is or may be a module has BTF of its own. */
+static int module_has(const char *function)
 {
-	struct btf *module = btf__load_module_btf("ipv6", kernel);
-	int found = module && btf__find_by_name_kind(module, function, BTF_KIND_FUNC) > 0;
+	static const char *const modules[] = {"ipv6", "sctp", "af_packet"};
+	int found = 0;
 
-	btf__free(module);
+	for (size_t i = 0; i < sizeof(modules) / sizeof(*modules) && !found; i++) {
+		struct btf *module = btf__load_module_btf(modules[i], kernel);
+
+		found = module && btf__find_by_name_kind(module, function, BTF_KIND_FUNC) > 0;
+		btf__free(module);
+	}
 	return found;
 }
 
@@ -171,12 +208,12 @@ int egress_kernel_has(const char *function)
 		if (!kernel)
 			return errno ? -errno : -ENOENT;
 	}
-	return btf__find_by_name_kind(kernel, function, BTF_KIND_FUNC) > 0 || ipv6_module_has(function);
+	return btf__find_by_name_kind(kernel, function, BTF_KIND_FUNC) > 0 || module_has(function);
 }
 
 static void count_datagrams(struct egress *self, const struct egress_event *event)
 {
-	if (event->protocol == IPPROTO_UDP)
+	if (event->flags & EGRESS_OF_FLOW)
 		self->counted += event->count;
 }
 
@@ -218,16 +255,33 @@ static int on_record(void *context, void *data, size_t bytes)
 	return self->used < self->capacity ? 0 : -ENOBUFS;
 }
 
+/* What an array of the kernel holds, to be read and written in place; NULL with errno. */
+static void *map_memory(struct bpf_map *map, size_t bytes)
+{
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
+
+	return memory == MAP_FAILED ? NULL : memory;
+}
+
 int egress_load(struct egress *self)
 {
-	struct bpf_map *events = find_map(self, "events");
+	struct bpf_map *events = find_map(self, "events"), *globals = egress_section(self->object, ".bss");
 
-	if (!events)
+	if (!events || !globals)
 		return -ENOENT;
 	if (bpf_object__load(self->object))
 		return -errno;
 	self->ring = ring_buffer__new(bpf_map__fd(events), on_record, self, NULL);
-	return self->ring ? 0 : -errno;
+	if (!self->ring)
+		return -errno;
+	self->sets_before = calloc(self->set_count, sizeof(*self->sets_before));
+	if (!self->sets_before)
+		return -ENOMEM;
+	self->sets = map_memory(find_map(self, "sets"), self->set_count * sizeof(*self->sets));
+	self->flows_fd = bpf_map__fd(find_map(self, "flows"));
+	self->locks_fd = bpf_map__fd(find_map(self, "locks"));
+	self->shared = map_memory(globals, sizeof(*self->shared));
+	return self->sets && self->shared ? 0 : -errno;
 }
 
 int egress_set(struct egress *self, const char *name, const void *key, unsigned key_bytes, const void *value,
@@ -262,48 +316,76 @@ static int run_once(struct egress *self, const char *name, __u64 argument)
 
 int egress_learn_own_tgid(struct egress *self)
 {
-	struct bpf_map *map;
-	int error, unknown = run_once(self, "whoami", 0);
-
-	bpf_object__for_each_map(map, self->object) {
-		if (strstr(bpf_map__name(map), ".bss")) {
-			__u32 zero = 0, tgid;
-			size_t size = bpf_map__value_size(map);
-			char *value = malloc(size);
-
-			if (!value)
-				return -ENOMEM;
-			error = bpf_map__lookup_elem(map, &zero, sizeof(zero), value, size, 0) ? -errno : 0;
-			if (!error && unknown) {
-				tgid = getpid();
-				memcpy(value, &tgid, sizeof(tgid));
-				error = bpf_map__update_elem(map, &zero, sizeof(zero), value, size, 0) ? -errno : 0;
-			}
-			memcpy(&tgid, value, sizeof(tgid)); /* own.tgid is the first variable of .bss */
-			free(value);
-			return error ? error : (int)tgid;
-		}
-	}
-	return -ENOENT;
+	if (run_once(self, "whoami", 0))
+		self->shared->tgid = getpid();
+	return (int)self->shared->tgid;
 }
 
-int egress_attach(struct egress *self, int program, int cgroup_fd)
+struct egress_shared *egress_shared(struct egress *self)
+{
+	return self->shared;
+}
+
+static int begins(const char *text, const char *with)
+{
+	return strncmp(text, with, strlen(with)) == 0;
+}
+
+/* Another on the same function that isn't of this way makes both dear, and a return probe is dearer in this way. */
+static int has_return(struct egress *self, const char *function)
+{
+	for (int i = 0; i < self->program_count; i++) {
+		const char *section = bpf_program__section_name(self->programs[i]);
+
+		if (begins(section, "kretprobe/") && strcmp(strchr(section, '/') + 1, function) == 0)
+			return 1;
+	}
+	return 0;
+}
+
+void egress_use_multi(struct egress *self)
+{
+	for (int i = 0; i < self->program_count; i++) {
+		const char *section = bpf_program__section_name(self->programs[i]);
+
+		if (begins(section, "kprobe/") && !has_return(self, strchr(section, '/') + 1))
+			bpf_program__set_expected_attach_type(self->programs[i], BPF_TRACE_KPROBE_MULTI);
+	}
+}
+
+static struct bpf_link *attach_multi(struct bpf_program *program, const char *function)
+{
+	LIBBPF_OPTS(bpf_kprobe_multi_opts, opts, .syms = &function, .cnt = 1);
+
+	return bpf_program__attach_kprobe_multi_opts(program, NULL, &opts);
+}
+
+int egress_attach(struct egress *self, int program, const char *function, int cgroup_fd)
 {
 	struct bpf_program *wanted = self->programs[program];
+	struct bpf_link *link;
 
-	if (bpf_program__type(wanted) == BPF_PROG_TYPE_CGROUP_SOCK_ADDR)
-		self->links[program] = bpf_program__attach_cgroup(wanted, cgroup_fd);
+	if (self->link_count == MAX_LINKS)
+		return -E2BIG;
+	if (bpf_program__expected_attach_type(wanted) == BPF_TRACE_KPROBE_MULTI)
+		link = attach_multi(wanted, function);
+	else if (bpf_program__type(wanted) == BPF_PROG_TYPE_CGROUP_SOCK_ADDR)
+		link = bpf_program__attach_cgroup(wanted, cgroup_fd);
+	else if (strchr(bpf_program__section_name(wanted), ','))
+		link = bpf_program__attach_kprobe(wanted, false, function);
 	else
-		self->links[program] = bpf_program__attach(wanted);
-	return self->links[program] ? 0 : -errno;
+		link = bpf_program__attach(wanted);
+	if (!link)
+		return -errno;
+	self->linked[self->link_count] = program;
+	self->links[self->link_count++] = link;
+	return 0;
 }
 
 void egress_detach(struct egress *self)
 {
-	for (int i = 0; i < self->program_count; i++) {
-		bpf_link__destroy(self->links[i]);
-		self->links[i] = NULL;
-	}
+	while (self->link_count)
+		bpf_link__destroy(self->links[--self->link_count]);
 }
 
 int egress_synthesize(struct egress *self, unsigned records)
@@ -336,52 +418,71 @@ int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena,
 	return result < 0 ? result : 0;
 }
 
-int egress_take_flows(struct egress *self, __u64 idle_since_ns, struct egress_event *arena, int capacity)
+/* Takes one flow out under its set's lock; false where the kernel has the lock, or has just counted for it. */
+static int take_flow(struct egress *self, __u32 at, struct egress_flow *flow, __u32 *last)
 {
-	struct bpf_map *map = find_map(self, "flows");
-	int fd = bpf_map__fd(map);
-	/* An eviction under our feet makes the walk start anew, so it is bounded. */
-	__u64 steps = 2ULL * bpf_map__max_entries(map);
-	struct egress_flow_key key, next;
+	__u32 set = at / EGRESS_WAYS, way = at % EGRESS_WAYS;
+	__u32 *tag = &self->sets[set].slots[way].tag;
+	__u8 taken = 1;
+	int done = 0;
+
+	if (bpf_map_update_elem(self->locks_fd, &set, &taken, BPF_NOEXIST))
+		return 0;
+	*last = __atomic_load_n(&self->sets[set].slots[way].last, __ATOMIC_RELAXED);
+	if (*tag == self->sets_before[set].slots[way].tag && *last == self->sets_before[set].slots[way].last) {
+		__atomic_store_n(tag, 0, __ATOMIC_SEQ_CST);
+		done = !bpf_map_lookup_elem(self->flows_fd, &at, flow);
+	}
+	bpf_map_delete_elem(self->locks_fd, &set);
+	return done;
+}
+
+int egress_take_flows(struct egress *self, int all, struct egress_event *arena, int capacity)
+{
+	__u32 slots = self->set_count * EGRESS_WAYS;
 	struct egress_flow flow;
 	int used = 0;
-	int more = bpf_map_get_next_key(fd, NULL, &next) == 0;
 
-	while (more && used < capacity && steps--) {
-		key = next;
-		/* The next key is asked for first: after a delete the walk would start anew. */
-		more = bpf_map_get_next_key(fd, &key, &next) == 0;
-		if (bpf_map_lookup_elem(fd, &key, &flow) || flow.last_ns >= idle_since_ns)
+	for (; self->next_slot < slots && used < capacity; self->next_slot++) {
+		__u32 set = self->next_slot / EGRESS_WAYS, way = self->next_slot % EGRESS_WAYS, last;
+		__u32 tag = __atomic_load_n(&self->sets[set].slots[way].tag, __ATOMIC_ACQUIRE);
+		__u32 tag_before = self->sets_before[set].slots[way].tag;
+		__u32 last_before = self->sets_before[set].slots[way].last;
+
+		last = __atomic_load_n(&self->sets[set].slots[way].last, __ATOMIC_RELAXED);
+		self->sets_before[set].slots[way].tag = tag;
+		self->sets_before[set].slots[way].last = last;
+		if (!tag || !(all || (tag == tag_before && last == last_before)) ||
+		    !take_flow(self, self->next_slot, &flow, &last) || flow.seen <= flow.reported)
 			continue;
-		/* Taken and read in one step, so that a datagram counted meanwhile is in it; 5.8 to 5.13 can't. */
-		if (bpf_map_lookup_and_delete_elem(fd, &key, &flow) && bpf_map_delete_elem(fd, &key))
-			continue;
-		if (flow.seen > flow.reported) {
-			arena[used] = flow.event;
-			arena[used].ts_ns = flow.last_ns;
-			arena[used].count = flow.seen - flow.reported;
-			count_datagrams(self, &arena[used]);
-			used++;
-		}
+		arena[used] = flow.event;
+		arena[used].ts_ns = flow.window_start_ns +
+				    (__u64)(last - (__u32)flow.window_start_ticks) * self->tick_ns;
+		arena[used].count = flow.seen - flow.reported;
+		count_datagrams(self, &arena[used]);
+		used++;
 	}
+	if (self->next_slot == slots)
+		self->next_slot = 0;
 	return used;
 }
 
 int egress_take_pending(struct egress *self, __u64 before_ns, struct egress_event *arena, int capacity)
 {
 	int fd = bpf_map__fd(find_map(self, "pending"));
-	__u64 key, next;
 	int used = 0;
-	int more = bpf_map_get_next_key(fd, NULL, &next) == 0;
 
-	while (more && used < capacity) {
-		key = next;
-		more = bpf_map_get_next_key(fd, &key, &next) == 0;
-		if (bpf_map_lookup_elem(fd, &key, &arena[used]) || arena[used].ts_ns >= before_ns)
+	for (__u32 at = 0; at < EGRESS_PENDING_SETS * EGRESS_PENDING_WAYS && used < capacity; at++) {
+		__u64 *thread = &self->shared->waiting[at / EGRESS_PENDING_WAYS].threads[at % EGRESS_PENDING_WAYS];
+		struct egress_event *event = &arena[used];
+
+		if (!__atomic_load_n(thread, __ATOMIC_ACQUIRE) || bpf_map_lookup_elem(fd, &at, event))
 			continue;
-		if (bpf_map_delete_elem(fd, &key))
+		/* 0: it is being written. */
+		if (!event->ts_ns || event->ts_ns >= before_ns)
 			continue;
-		memset(arena[used].saddr, 0, sizeof(arena[used].saddr));
+		__atomic_store_n(thread, 0, __ATOMIC_SEQ_CST);
+		memset(event->saddr, 0, sizeof(event->saddr));
 		used++;
 	}
 	return used;
@@ -416,12 +517,13 @@ __u64 egress_misses(struct egress *self)
 {
 	__u64 misses = 0;
 
-	for (int i = 0; i < self->program_count; i++) {
+	for (int i = 0; i < self->link_count; i++) {
 		struct bpf_prog_info info = {};
 		__u32 size = sizeof(info);
 
-		if (self->links[i] &&
-		    !bpf_obj_get_info_by_fd(bpf_program__fd(self->programs[i]), &info, &size))
+		/* Links of one program stand side by side. */
+		if ((!i || self->linked[i] != self->linked[i - 1]) &&
+		    !bpf_obj_get_info_by_fd(bpf_program__fd(self->programs[self->linked[i]]), &info, &size))
 			misses += info.recursion_misses;
 	}
 	return misses;

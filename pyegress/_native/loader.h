@@ -14,6 +14,13 @@
 
 struct egress;
 
+struct bpf_object;
+struct bpf_map;
+
+/* For all sessions: opens an object, NULL with *error set, and finds the map of a section by a part of its name. */
+struct bpf_object *egress_open_object(const char *path, int *error);
+struct bpf_map *egress_section(struct bpf_object *object, const char *name);
+
 /* Reads an object; NULL with *error set. What libbpf and the verifier say is kept for egress_log. */
 struct egress *egress_open(const char *path, int *error);
 void egress_close(struct egress *self);
@@ -32,6 +39,11 @@ int egress_kernel_has(const char *function);
 /* Gives back the memory of that BTF, some 17 MB. */
 void egress_forget_kernel(void);
 
+/*
+ * Have kprobes attached in the way of kprobe.multi where that costs less; before load. It also asks for less: a plain
+ * one takes perf_event_open, which Debian's kernels keep for CAP_SYS_ADMIN.
+ */
+void egress_use_multi(struct egress *self);
 int egress_load(struct egress *self);
 
 /* After load. */
@@ -40,7 +52,8 @@ int egress_set(struct egress *self, const char *map, const void *key, unsigned k
 int egress_forget(struct egress *self, const char *map, const void *key, unsigned key_bytes);
 /* Runs `whoami`: our tgid as the initial pid namespace counts it (before 5.10, as getpid() does). */
 int egress_learn_own_tgid(struct egress *self);
-int egress_attach(struct egress *self, int program, int cgroup_fd);
+struct egress_shared *egress_shared(struct egress *self);
+int egress_attach(struct egress *self, int program, const char *function, int cgroup_fd);
 void egress_detach(struct egress *self);
 /* Runs `synthesize`: `records` (at most 1024) records of this thread. */
 int egress_synthesize(struct egress *self, unsigned records);
@@ -53,11 +66,11 @@ int egress_read(struct egress *self, int timeout_ms, struct egress_event *arena,
 /* Details (struct egress_details, each at a multiple of 8) that the last read found; 0 events may come with some. */
 const void *egress_details(struct egress *self, size_t *bytes);
 /*
- * Takes flows without a datagram since `idle_since_ns` out of the table; those with unreported repeats are written
- * to `arena`. Returns how many; call again while it returns `capacity`. A busy flow is left to the kernel, which
- * reports it by itself: its entry must not be taken from under a counting CPU.
+ * Takes flows without a datagram since the last look, or all, out of the table; those with unreported repeats are
+ * written to `arena`. Returns how many; call again while it returns `capacity`. A busy flow is left to the kernel,
+ * which reports it by itself: its entry must not be taken from under a counting CPU.
  */
-int egress_take_flows(struct egress *self, __u64 idle_since_ns, struct egress_event *arena, int capacity);
+int egress_take_flows(struct egress *self, int all, struct egress_event *arena, int capacity);
 /* Takes connects that entered before `before_ns` and whose return was missed. */
 int egress_take_pending(struct egress *self, __u64 before_ns, struct egress_event *arena, int capacity);
 /* Datagrams that all UDP records read so far stand for. */

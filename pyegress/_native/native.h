@@ -5,6 +5,7 @@
 
 #include "capture.h"
 #include "loader.h"
+#include "names.h"
 #include "packet.h"
 
 #endif

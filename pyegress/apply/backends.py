@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from pyegress.apply import programs, table
+from pyegress.apply import table
 from pyegress.apply.chain import Chain
 from pyegress.apply.part import Part
 from pyegress.apply.table import Table
@@ -28,7 +28,7 @@ def notices(parts: Sequence[Part]) -> Iterator[str]:
                     yield f"{chain.what} is loaded as well, and both decide; {_WAY_ON}"
         return
     with suppress(EgressError):
-        if programs.found("nft") and table.exists(TABLE):
+        if live.is_installed("nft") and table.exists(TABLE):
             yield f"table inet {TABLE} is loaded as well, and both decide; {_WAY_ON}"
     for part in parts:
         if isinstance(part, Chain):
@@ -39,7 +39,7 @@ def notices(parts: Sequence[Part]) -> Iterator[str]:
 def removed(name: str) -> list[str]:
     """Remove all of ours from nft and both backends of iptables; says what was removed."""
     ours: list[Part] = [*_chains()]
-    if programs.found("nft"):
+    if live.is_installed("nft"):
         ours.insert(0, Table("", b"", name))
     return [said for part in ours if (said := part.remove())]
 
@@ -60,7 +60,7 @@ def _chains() -> list[Chain]:
 
 
 def _is_installed(family: Family, backend: str) -> bool:
-    return programs.found(f"{PROGRAM[family]}{backend}-save") is not None
+    return live.is_installed(f"{PROGRAM[family]}{backend}-save")
 
 
 def _other_backend(family: Family) -> Iterator[str]:

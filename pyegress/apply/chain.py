@@ -18,12 +18,14 @@ from pyegress.apply.programs import ProgramError
 from pyegress.errors import EgressError, InputError
 from pyegress.escape import display
 from pyegress.kernel import cgroup2_root
+from pyegress.rules import ipset
 from pyegress.rules.addresses import Family
 from pyegress.rules.iptables import CHAIN, PROGRAM
 
 _RULE = re.compile(r"(?P<counts>\[\d+:\d+\]) -A (?P<chain>\S+) (?P<match>.*)")
 COMMENT = re.compile(r'--comment (?:"(?:[^"\\]|\\.)*"|\S+)')
 _CGROUP = re.compile(r'(?<!! )--path (?:"((?:[^"\\]|\\.)*)"|(\S+))')
+_NO_SET = re.compile(r"Set \S+ doesn't exist")
 _TABLE_LINE = re.compile(rb"^\*filter[ \t]*\n", re.MULTILINE)
 _RESTORE = ("--noflush", "-w", "10")
 
@@ -76,6 +78,12 @@ class Chain(Part):
         try:
             self._run(text, "--test")
         except ProgramError as error:
+            if _NO_SET.match(error.complaint.text):
+                hint = f"load the sets first: ipset restore < {ipset.beside(self._where)}"
+                complaint = error.complaint._replace(
+                    text=f"{error.complaint.text.rstrip('.')}; {display(hint)}"
+                )
+                error = ProgramError(self._restore, complaint)
             self._refuse(error, added)
 
     def remember(self) -> None:

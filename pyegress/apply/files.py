@@ -7,14 +7,13 @@ import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from pyegress.apply.chain import COMMENT, Chain
 from pyegress.apply.part import Part
 from pyegress.apply.table import Table, is_ours
 from pyegress.errors import InputError, UsageError
 from pyegress.escape import display
-from pyegress.rules import read_iptables, read_nft
+from pyegress.rules import read, read_iptables, read_nft
 from pyegress.rules.addresses import Family
 
 _LINE = re.compile(r"(?:nft: )?line (\d+): (.*)")
@@ -54,7 +53,7 @@ def family_of(name: str, text: str) -> Family | None:
 
 def _table(name: str, data: bytes) -> Table:
     try:
-        table = read_nft.own_table(_text(data))
+        table = read_nft.own_table(read.decoded(data))
     except InputError as error:
         raise _refused(name, error) from error
     if not is_ours(table):
@@ -66,7 +65,7 @@ def _table(name: str, data: bytes) -> Table:
 
 
 def _chain(name: str, data: bytes, family: Family | None) -> Chain:
-    text = _text(data)
+    text = read.decoded(data)
     try:
         read_iptables.own_chain(text)
     except InputError as error:
@@ -84,17 +83,10 @@ def _refused(name: str, error: InputError) -> InputError:
 
 
 def _read(name: str) -> bytes:
-    try:
-        data = Path(name).read_bytes()
-    except OSError as error:
-        pair = [f"{name}.v{family}" for family in (4, 6) if Path(f"{name}.v{family}").exists()]
-        hint = f"; did you mean {display(' '.join(pair))}?" if pair else ""
-        raise InputError(f"{display(name)}: {error.strerror}{hint}") from error
-    except ValueError as error:
-        raise InputError(f"{display(name)}: {error}") from error
+    data = read.data_of(name)
     if not data.strip():
         raise InputError(f"{display(name)}: empty; nothing was changed")
-    if match := _CONTROL.search(_text(data)):
+    if match := _CONTROL.search(read.decoded(data)):
         line = match.string.count("\n", 0, match.start()) + 1
         raise InputError(
             f"{display(name)}:{line}: holds {display(match[0])}, which rules of pyegress never do; nothing was changed"
@@ -104,7 +96,7 @@ def _read(name: str) -> bytes:
 
 def _is_restore(name: str, data: bytes) -> bool:
     """Whether it is for iptables-restore rather than for nft."""
-    first = next(_statements(_text(data)), "")
+    first = next(_statements(read.decoded(data)), "")
     if first.startswith(_COMMANDS):
         raise InputError(
             f"{display(name)}: holds iptables commands; apply takes files of -O iptables:format:restore"
@@ -125,7 +117,3 @@ def _families(text: str) -> Iterator[Family]:
 
 def _statements(text: str) -> Iterator[str]:
     return (line for line in map(str.strip, text.split("\n")) if line and not line.startswith("#"))
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")

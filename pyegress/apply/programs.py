@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""nft and the iptables programs: found, fed with text by stdin, and what they complain of as one line."""
+"""nft and the iptables programs: fed with text by stdin, and what they complain of as one line."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from pyegress.errors import EgressError, UnsupportedError
 from pyegress.escape import display
+from pyegress.rules import live
 
 PATIENCE_S = 600
 """For one run: iptables-nft takes a minute to replace 50,000 rules."""
 
-_PACKAGES = {"nft": "nftables"}
+_PACKAGES = {"nft": "nftables", "ipset": "ipset"}
 _NFT_PLACE = re.compile(r"/dev/stdin:(\d+):\d+-\d+: ?")
 _RESTORE_PLACE = re.compile(r"(?:Error occurred at )?line:? (\d+)(?: failed)?:? ?")
 _RESTORE_NAME = re.compile(r"^[a-z0-9-]+ v[0-9.]+ \([a-z_]+\): ?|^[a-z0-9-]+-restore: ?")
@@ -40,14 +38,9 @@ class ProgramError(EgressError):
         self.complaint = complaint
 
 
-def found(name: str) -> str | None:
-    """Where a program is; also where a user's PATH doesn't look."""
-    return _which(name, f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-
-
 def run(program: str, *arguments: str, text: bytes = b"") -> str:
     """What it wrote to stdout; ProgramError if it failed."""
-    path = found(program)
+    path = live.found(program)
     if path is None:
         package = _PACKAGES.get(program, "iptables")
         raise UnsupportedError(f"{program}: not found; install it, for example with apt install {package}")
@@ -85,13 +78,6 @@ def complaint_of(said: str) -> Complaint:
     words = (_RESTORE_PLACE.sub("", _RESTORE_NAME.sub("", line)).strip() for line in lines)
     text = ": ".join(word for word in words if word).removeprefix("Error: ")
     return Complaint(int(place[1]) if place else None, display(text or "refused"))
-
-
-@cache
-def _which(name: str, path: str) -> str | None:
-    # Absolute and remembered: the watchdog, in another folder, takes back by what has loaded.
-    where = shutil.which(name, path=path)
-    return None if where is None else str(Path(where).absolute())
 
 
 def _text(data: bytes) -> str:

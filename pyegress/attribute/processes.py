@@ -16,7 +16,7 @@ from pyegress.attribute.names import full_name, script_of, split_args, user_name
 from pyegress.attribute.procfs import Found, Missing, Procfs
 from pyegress.record import DETAILS_LOST, CgroupPath, Details, Identity, Process, Seen
 
-PROGRAMS = 16384
+PROGRAMS = 8192
 CGROUPS = 4096
 ANCESTORS = 8
 _REFRESHED = 64
@@ -187,6 +187,11 @@ class ProcessTable:
             attribution=program.attribution,
             parent=parent,
         )
+
+    def have_all_told_again(self) -> None:
+        """Forget in the kernel what programs were told, so that each is again at its next event."""
+        for identity in self._programs:
+            self._forget_program(identity)
 
     def of_cgroup(self, path: str) -> Process:
         """Any process of a cgroup: what is known of all of them."""

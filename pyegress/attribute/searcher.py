@@ -31,7 +31,6 @@ class Searcher(Generic[T]):
         self._closed = False
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = Thread(target=self._work, name="process search", daemon=True)
-        self._thread.start()
 
     def fileno(self) -> int:
         """A descriptor to poll for reading."""
@@ -50,6 +49,8 @@ class Searcher(Generic[T]):
         if self._unanswered >= self._limit:
             return Unknown("too many look-ups at a time", query.uid)
         self._unanswered += 1
+        if self._thread.ident is None:
+            self._thread.start()  # only now: with the rights that are left then
         with self._changes:
             self._asked.append((token, query))
             self._changes.notify()
@@ -73,7 +74,8 @@ class Searcher(Generic[T]):
                 return
             self._closed = True
             self._changes.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         os.close(self._ready)
         self._lookup.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 from pyegress.decode.address import Addresses
 from pyegress.decode.details import SeenDecoder, text
 from pyegress.decode.layout import layout_of
-from pyegress.record import DETAILS_LOST, Connection, Process, Seen
+from pyegress.record import DETAILS_LOST, PACKET_PREFIX, Connection, Process, Seen
 
 EVENT_FIELDS = (
     "ts_ns",
@@ -32,10 +32,12 @@ EVENT_FIELDS = (
     "thread_comm",
     "process",
 )
-_PROCESSES_KEPT = 16384
+_PROCESSES_KEPT = 4096
+"""Fewer than programs are remembered: most have ended, and what comes again is put together from there."""
 _THREADS_KEPT = 4096
 _RESULT_KNOWN = 1
 _KERNEL_SOCKET = 2
+_PACKET_SOCKET = 4
 _NO_OWNER = 0xFFFFFFFF
 """EGRESS_NO_OWNER: a macro, which cffi doesn't know."""
 
@@ -48,6 +50,17 @@ class _Protocols(dict[int, str]):
 
 
 PROTOCOLS = _Protocols({6: "tcp", 17: "udp"})
+
+
+class _PacketProtocols(dict[int, str]):
+    """The same, of what frames of AF_PACKET carry."""
+
+    def __missing__(self, number: int) -> str:
+        name = self[number] = PACKET_PREFIX + PROTOCOLS[number]
+        return name
+
+
+_PACKET_PROTOCOLS = _PacketProtocols()
 
 
 class _Processes(OrderedDict[bytes, Process]):
@@ -128,10 +141,10 @@ class EventDecoder:
                 Connection(
                     ts_ns + epoch_offset_ns,
                     "ebpf",
-                    PROTOCOLS[protocol],
+                    _PACKET_PROTOCOLS[protocol] if flags & _PACKET_SOCKET else PROTOCOLS[protocol],
                     family,
                     addresses[daddr],  # type: ignore[arg-type]
-                    dport,
+                    dport or None,
                     addresses[saddr],
                     sport or None,
                     count,

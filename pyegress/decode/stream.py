@@ -15,7 +15,7 @@ from pyegress.errors import InputError
 from pyegress.escape import display
 
 IDLE_MS = 100
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MAGIC_BYTES = 4
 _COMPRESSED_BYTES = 1 << 15
 """Small, because what follows a member is copied: a file may have many tiny ones."""
@@ -60,9 +60,9 @@ class Stream:
             if came == 0:
                 break
             self._magic += piece[:came]
-        if self._magic.startswith(_GZIP):
+        if self._magic.startswith(GZIP):
             self._source = _Expander(self._file, self._magic, "gzip", _gzip_member, zlib.error)
-        elif self._magic == _ZSTD:
+        elif self._magic == ZSTD:
             zstd = _zstd()
             self._source = _Expander(self._file, self._magic, "zstd", zstd.ZstdDecompressor, zstd.ZstdError)
         else:

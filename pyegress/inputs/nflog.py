@@ -12,12 +12,13 @@ from msgspec import Meta
 from pyegress import plugin
 from pyegress.decode.packet import PacketDecoder, Unreadable
 from pyegress.errors import InputError
-from pyegress.filters import FilterOptions
+from pyegress.filters import FilterOptions, RecordFilterOptions
 from pyegress.netfilter.log import LogGroup
 from pyegress.netfilter.messages import Logged, may_leave
 from pyegress.observer import Observer, once_each, sighting_of
-from pyegress.options import SizeBytes
+from pyegress.options import SizeBytes, keys
 from pyegress.plugin import Batch, Context, Input
+from pyegress.privileges import LOOKING, Capability
 
 _IPV4_IPV6 = (2, 10)
 
@@ -40,6 +41,9 @@ class Nflog(Input):
         "(rules: `pyegress rules-for nflog`)"
     )
     Options: ClassVar[type[plugin.Options]] = NflogOptions
+    changeable: ClassVar[frozenset[str]] = frozenset(keys(RecordFilterOptions))
+    # SYS_ADMIN: to look into other network namespaces. NET_ADMIN: to unbind the group before the rest of it is read.
+    capabilities = LOOKING | {Capability.SYS_ADMIN, Capability.NET_ADMIN}
 
     def __init__(self, options: NflogOptions) -> None:
         self._options = options
@@ -71,6 +75,13 @@ class Nflog(Input):
     def stop(self) -> None:
         """Make `read` drain and end."""
         self._stopping = True
+
+    def change(self, options: plugin.Options) -> None:
+        """Filter by others."""
+        assert isinstance(options, NflogOptions)
+        self._options = options
+        if self._observer is not None:
+            self._observer.change(options)
 
     def close(self) -> None:
         """Unbind."""

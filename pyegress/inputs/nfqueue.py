@@ -7,9 +7,11 @@ import os
 import select
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from threading import Lock
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from msgspec import Meta
 
@@ -20,15 +22,20 @@ from pyegress.decode.packet import Packet, PacketDecoder, Unreadable
 from pyegress.destinations import is_loopback
 from pyegress.errors import InputError, UsageError
 from pyegress.escape import display
+from pyegress.names.segment import DNS_PORT
 from pyegress.netfilter.messages import Queued, may_leave
 from pyegress.netfilter.queue import Queue
 from pyegress.netfilter.refusal import MARK, Refuser
-from pyegress.observer import once_each, open_searcher, sighting_of
-from pyegress.options import DurationNs, Queues, SizeBytes
+from pyegress.observer import change_flows, once_each, open_namer, open_searcher, sighting_of
+from pyegress.options import DurationNs, Queues, SizeBytes, keys
 from pyegress.packets import TCP, PacketFlows, Sighting
 from pyegress.plugin import Batch, Context, Input
 from pyegress.policy import Policy, PolicyOptions
-from pyegress.record import Connection
+from pyegress.privileges import LOOKING, Capability
+from pyegress.record import Connection, Process
+
+if TYPE_CHECKING:
+    from pyegress.names.namer import Namer
 
 IDLE_MS = 100
 SWEEP_NS = 1_000_000_000
@@ -37,6 +44,8 @@ REMEMBERED = 65536
 """Verdicts on TCP connections that are kept for packets that follow the first."""
 LATE = Unknown("not found in time")
 _ICMP_PROTOCOLS = (1, 58)
+_POLICY = "nfqueue policy"
+"""Whose counters those of a policy are."""
 _RST = 4
 
 
@@ -89,14 +98,28 @@ class Nfqueue(Input):
         "(rules: `pyegress rules-for nfqueue`)"
     )
     Options: ClassVar[type[plugin.Options]] = NfqueueOptions
+    changeable: ClassVar[frozenset[str]] = frozenset(keys(PolicyOptions)) - {
+        "quiet",
+        "window",
+        "flows",
+        "names",
+    }
+    # The kernel asks for NET_ADMIN at each verdict.
+    capabilities = LOOKING | {Capability.NET_ADMIN, Capability.NET_RAW, Capability.SYS_ADMIN}
+    # `change` opens raw sockets with a mark where a policy comes to refuse.
+    shared = frozenset({Capability.NET_ADMIN, Capability.NET_RAW})
 
     def __init__(self, options: NfqueueOptions) -> None:
         if options.queue.last - options.queue.first >= MOST_QUEUES:
             raise UsageError(f"nfqueue:queue:{options.queue}: must be at most {MOST_QUEUES} queues")
         self._options = options
-        self._policy = Policy(options)
+        self._policy = _policy(options)
+        self._next: Policy | None = None
+        # Held while policies change hands, so that no verdict is counted twice or not at all.
+        self._counting = Lock()
         self._flows: PacketFlows | None = None
         self._searcher: Searcher[int] | None = None
+        self._namer: Namer | None = None
         self._queues: list[Queue] = []
         self._refuser: Refuser | None = None
         self._stopping = False
@@ -119,6 +142,7 @@ class Nfqueue(Input):
         self._refuser = Refuser() if self._policy.default == "reject" else None
         # Before the queues: what they hold from then on waits for us.
         self._searcher = open_searcher(self.name, context)
+        self._namer = open_namer(self.name, options, context)
         for number in range(options.queue.first, options.queue.last + 1):
             self._queues.append(Queue(number, options.length, options.buffer, options.fail_open))
         self._unseen = "let through unseen (fail-open)" if options.fail_open else "dropped by the kernel"
@@ -142,21 +166,39 @@ class Nfqueue(Input):
         next_sweep_ns = 0
         while not self._stopping:
             poll.poll(self._patience_ms())
+            self._change_policy()
             clock_ns = self._serve().clock_ns
-            yield self._taken()
+            yield self._named(self._taken())
+            yield self._named(flows.due())
             if clock_ns >= next_sweep_ns:
                 next_sweep_ns = clock_ns + SWEEP_NS
-                yield flows.sweep(clock_ns)
+                yield self._named(flows.sweep(clock_ns))
         for queue in self._queues:
             queue.stop_filling(self._policy.default == "accept")
         while self._serve().packets or self._waiting:
             select.select([searcher], [], [], self._patience_ms() / 1000 if self._waiting else 0)
-        yield self._taken()
-        yield flows.sweep(None)
+        yield self._named(self._taken())
+        yield self._named(flows.sweep(None))
 
     def stop(self) -> None:
         """Make `read` give the last verdicts and end."""
         self._stopping = True
+
+    def change(self, options: plugin.Options) -> None:
+        """Judge by another policy, whose file is read again; connections that have a verdict keep it."""
+        assert isinstance(options, NfqueueOptions)
+        before, flows = self._options, self._flows
+        if options == before and not options.policy:
+            return
+        policy = _policy(options)
+        if policy.default == "reject" and flows is not None and self._refuser is None:
+            self._refuser = Refuser()
+        self._options = options
+        if flows is None:
+            self._policy = policy
+            return
+        self._next = policy
+        change_flows(flows, self.name, before, options, self._context)
 
     def close(self) -> None:
         """Unbind; packets that still wait get the default verdict."""
@@ -168,6 +210,9 @@ class Nfqueue(Input):
         if self._searcher is not None:
             self._searcher.close()
             self._searcher = None
+        if self._namer is not None:
+            self._namer.close()
+            self._namer = None
         if self._refuser is not None:
             self._refuser.close()
             self._refuser = None
@@ -186,10 +231,23 @@ class Nfqueue(Input):
             put("failed", f"{name}: verdicts that the kernel did not take", queue.unheard)
             put("overruns", f"{name}: times that the receive buffer was full", queue.overruns)
             put("unreadable", f"{name}: malformed netlink messages", queue.malformed)
-        self._policy.put_losses(self._context.losses, self.name)
+        with self._counting:
+            self._policy.put_losses(self._context.losses, _POLICY)
         if self._refuser is not None:
             put("lost", "nfqueue: refusals that could not be sent", self._refuser.failed)
         self._flows.put_losses()
+        if self._namer is not None:
+            self._namer.put_losses()
+
+    def _change_policy(self) -> None:
+        policy, self._next = self._next, None
+        if policy is None:
+            return
+        with self._counting:
+            self._policy.put_losses(self._context.losses, _POLICY)
+            self._context.losses.keep(_POLICY)
+            self._policy = policy
+        self._context.tell(f"nfqueue: another policy; default verdict: {policy.default}")
 
     def _patience_ms(self) -> int:
         if not self._order:
@@ -197,6 +255,9 @@ class Nfqueue(Input):
         first = self._waiting.get(self._order[0])
         left_ns = first.deadline_ns - time.monotonic_ns() if first else 0
         return max(0, min(IDLE_MS, -(-left_ns // 1_000_000)))
+
+    def _named(self, batch: Batch) -> Batch:
+        return self._flow.names.apply(self._namer.named(batch)) if self._namer is not None else batch
 
     def _taken(self) -> Batch:
         batch, self._batch = self._batch, []
@@ -294,7 +355,10 @@ class Nfqueue(Input):
         if process is not None and process.pid == self._own_pid:
             queue.verdict(queued.packet_id, True)
             return
-        decision = self._policy.judge(process, packet.protocol, packet.dst, packet.dport)
+        if packet.dport == DNS_PORT and packet.sport and process is not None and self._namer is not None:
+            self._namer.asks(packet.src, packet.sport, packet.dst, process.pid or 0)
+        names = partial(self._names_of, packet.dst, process)
+        decision = self._policy.judge(process, packet.protocol, packet.dst, packet.dport, names)
         self._give(queue, queued, decision.verdict)
         opens = flows.opens(packet)
         if packet.protocol == TCP and (opens or process is not None):
@@ -307,6 +371,10 @@ class Nfqueue(Input):
             record = flows.connection(sighting, answer, decision.verdict)
             if record is not None:
                 self._batch.append(record)
+
+    def _names_of(self, dest: bytes, process: Process | None) -> Sequence[str]:
+        asker = (process.pid if process is not None else None) or 0
+        return self._namer.judged_by(dest, asker) if self._namer is not None else ()
 
     def _give(self, queue: Queue, queued: Queued, verdict: str) -> None:
         if verdict == "reject" and self._refuser is not None:
@@ -333,6 +401,13 @@ class Nfqueue(Input):
         if verdict is not None:
             self._verdicts.move_to_end(flow)
         return verdict
+
+
+def _policy(options: NfqueueOptions) -> Policy:
+    policy = Policy(options)
+    if policy.uses_names and "dns" not in options.names.split(","):
+        raise UsageError("nfqueue:allow-name: needs names; add -I nfqueue:names:dns")
+    return policy
 
 
 def _is_refusal(queued: Queued, packet: Packet) -> bool:

@@ -20,12 +20,13 @@ from pyegress.decode.packet import RECEIVED, PacketDecoder, Record
 from pyegress.device import Device, HostAddresses
 from pyegress.directions import Directions
 from pyegress.errors import InputError
-from pyegress.filters import FilterOptions
-from pyegress.observer import SWEEP_NS, Observer
-from pyegress.options import Cidr, SizeBytes
+from pyegress.filters import FilterOptions, RecordFilterOptions
+from pyegress.observer import SWEEP_NS, Observer, change_flows
+from pyegress.options import Cidr, SizeBytes, keys
 from pyegress.packets import TCP, PacketFlows, Sighting
 from pyegress.plugin import Batch, Context, Input
 from pyegress.prefixes import in_networks
+from pyegress.privileges import LOOKING, Capability
 
 LOCAL = tuple(
     ip_network(text)
@@ -97,6 +98,9 @@ class Pcap(Input):
         "a capture file"
     )
     Options: ClassVar[type[plugin.Options]] = PcapOptions
+    changeable: ClassVar[frozenset[str]] = frozenset(keys(RecordFilterOptions))
+    # SYS_ADMIN: to look into other network namespaces.
+    capabilities = LOOKING | {Capability.SYS_ADMIN}
 
     def __init__(self, options: PcapOptions) -> None:
         self._options = options
@@ -121,6 +125,13 @@ class Pcap(Input):
         if self._source is not None:
             self._source.stopping = True
 
+    def change(self, options: plugin.Options) -> None:
+        """Filter by others."""
+        assert isinstance(options, PcapOptions)
+        self._options = options
+        if self._source is not None:
+            self._source.change(options)
+
     def close(self) -> None:
         """Let go."""
         if self._source is not None:
@@ -138,6 +149,7 @@ class _FileSource:
 
     def __init__(self, options: PcapOptions, context: Context) -> None:
         self.stopping = False
+        self._options = options
         self._context = context
         self._decoder = PacketDecoder()
         self._flows = PacketFlows(Pcap.name, options, context.losses, recheck_ns=None)
@@ -169,6 +181,10 @@ class _FileSource:
         _put_packets(self._context, self._capture)
         put("skipped", "pcap: packets that are not outbound (-I pcap:local-cidr)", self._others)
         self._flows.put_losses()
+
+    def change(self, options: PcapOptions) -> None:
+        change_flows(self._flows, Pcap.name, self._options, options, self._context)
+        self._options = options
 
     def close(self) -> None:
         self._capture.close()
@@ -257,6 +273,9 @@ class _DeviceSource:
         _put_packets(self._context, self._capture)
         put("skipped", "pcap: packets that are not outbound", self._others)
         self._observer.put_losses()
+
+    def change(self, options: PcapOptions) -> None:
+        self._observer.change(options)
 
     def close(self) -> None:
         self._device.close()

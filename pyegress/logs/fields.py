@@ -57,6 +57,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(number, text.split(",")))
+
+
 _RELATIVE: Keys = {
     "name": ("name", _text),
     "pid": ("pid", number),
@@ -114,6 +118,8 @@ SOCKET: Keys = {
 }
 END: Keys = {
     "dest_names": ("dest_names", _names),
+    "dest_name_sources": ("dest_name_sources", _names),
+    "dest_name_ages": ("dest_name_ages", _numbers),
     "verdict": ("verdict", _text),
 }
 KNOWN = frozenset((*_GRANDPARENT, *_PARENT, *_PROCESS, *TARGET, *VARYING, *SOCKET, *END))

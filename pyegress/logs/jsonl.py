@@ -8,8 +8,9 @@ lone surrogate, which JSON can't hold, needs no rule of its own, and what jq pri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -17,10 +18,13 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from pyegress.escape import display
 from pyegress.logs.addresses import ip_version
 from pyegress.logs.kept import Kept
+from pyegress.logs.repeats import Shape
 from pyegress.logs.timestamp import Clock, TimeReader
 from pyegress.logs.unescape import undisplayed
+from pyegress.logs.wording import field_texts
 from pyegress.record import Connection, Process
 from pyegress.redact import Redactor
+from pyegress.remember import keep
 
 P = TypeVar("P")
 V = TypeVar("V")
@@ -30,8 +34,10 @@ Number = Annotated[int, Meta(ge=0)] | UnsetType
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Flag = bool | UnsetType
 
+_TIME = "Time of the event, RFC 3339 in UTC with nanoseconds; absent where a capture has none."
 _MIB = 1 << 20
-_CACHED = 8192
+_PROCESSES_KEPT = 2048
+"""Their texts are long: some hundred bytes for each of their ancestors, and more."""
 _MOST_ANCESTORS = 64
 """More than any input finds; rules and outputs go through all of them."""
 
@@ -73,7 +79,7 @@ class ProcessLine(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class Line(msgspec.Struct, Generic[P], frozen=True, gc=False, kw_only=True):
     """`Connection` as JSON has it."""
 
-    ts: Text = UNSET
+    ts: Annotated[str, Meta(description=_TIME)] | UnsetType = UNSET
     hook: Annotated[str, Meta(min_length=1)]
     protocol: Annotated[str, Meta(min_length=1)]
     ip_version: Literal[4, 6]
@@ -93,15 +99,17 @@ class Line(msgspec.Struct, Generic[P], frozen=True, gc=False, kw_only=True):
     kernel_socket: Flag = UNSET
     socket_uid: Number = UNSET
     dest_names: tuple[str, ...] | UnsetType = UNSET
+    dest_name_sources: tuple[str, ...] | UnsetType = UNSET
+    dest_name_ages: tuple[Annotated[int, Meta(ge=0)], ...] | UnsetType = UNSET
     verdict: Text = UNSET
 
 
+_Target = tuple[str, str, int, str, int | None, tuple[str, ...], tuple[str, ...], tuple[int, ...], str | None]
+_Rest = tuple[
+    int, str | None, str, int | None, str | None, int | None, str | None, str | None, bool, int | None
+]
 _ARGUMENTS = ("cmdline", "script")
 _OWN = tuple(name for name in ProcessLine.__struct_fields__ if name != "parent")
-
-
-def _known(value: V | None) -> V | UnsetType:
-    return UNSET if value is None else value
 
 
 def _shown(text: str | None) -> Text:
@@ -117,59 +125,99 @@ def _plain(text: Text) -> str | None:
 
 
 class Encoder:
-    """Connections -> lines; for one thread. A process that comes again is encoded once."""
+    """Connections -> lines; for one thread. What comes again, a process or a destination, is encoded once."""
 
     def __init__(self, redact: bool = False) -> None:
         """`redact`: hide what looks like a secret in arguments."""
         self._redactor = Redactor(redact)
         self._clock = Clock()
         self._encoder = msgspec.json.Encoder()
-        # The Process is kept beside what was made of it, so that its id can't become another's while it is a key.
+        # The Process is kept beside what was made of it, so that its id can't become another's while it is in a key.
         self._lines: dict[int, tuple[Process, ProcessLine]] = {}
-        self._texts: dict[int, tuple[Process, Raw]] = {}
+        self._targets: dict[_Target, tuple[str, str]] = {}
+        self._sources: dict[str | None, str] = {}
+        self._rest: dict[_Rest, tuple[Process | None, str]] = {}
 
     def lines(self, batch: Sequence[Connection]) -> bytes:
         """Whole lines."""
-        return self._encoder.encode_lines([self._line(connection) for connection in batch])
+        clock, targets, sources, rest = self._clock.text, self._targets, self._sources, self._rest
+        pieces: list[str] = []
+        for connection in batch:
+            target_key = (
+                connection.hook,
+                connection.protocol,
+                connection.ip_version,
+                connection.dest_ip,
+                connection.dest_port,
+                connection.dest_names,
+                connection.dest_name_sources,
+                connection.dest_name_ages,
+                connection.verdict,
+            )
+            target, end = targets.get(target_key) or self._remember_target(target_key)
+            process = connection.process
+            rest_key = (
+                id(process),
+                connection.result,
+                connection.direction,
+                connection.netns,
+                connection.ifname,
+                connection.tid,
+                connection.thread,
+                connection.attribution,
+                connection.kernel_socket,
+                connection.socket_uid,
+            )
+            _, by = rest.get(rest_key) or self._remember_rest(rest_key, process)
+            src_ip, src_port, ts = connection.src_ip, connection.src_port, connection.ts
+            source = sources.get(src_ip) or self._remember_source(src_ip)
+            port = "" if src_port is None else f'"src_port":{src_port},'
+            count = f'"count":{connection.count},'
+            pieces += ('{"ts":"', clock(ts), '",') if ts else ("{",)
+            pieces += (target, source, port, count, by, end)
+        return "".join(pieces).encode()
 
-    def _line(self, connection: Connection) -> Line[Raw]:
-        process = connection.process
-        by: Raw | UnsetType = UNSET
-        if process is not None:
-            kept = self._texts.get(id(process))
-            by = self._remember(process) if kept is None else kept[1]
-        names = connection.dest_names
-        ts = connection.ts
-        return Line(
-            ts=self._clock.text(ts) if ts else UNSET,
-            hook=display(connection.hook),
-            protocol=display(connection.protocol),
-            ip_version=4 if connection.ip_version == 4 else 6,
-            dest_ip=display(connection.dest_ip),
-            dest_port=_known(connection.dest_port),
-            src_ip=_shown(connection.src_ip),
-            src_port=_known(connection.src_port),
-            count=connection.count,
-            result=_shown(connection.result),
-            direction=display(connection.direction),
-            netns=_known(connection.netns),
-            ifname=_shown(connection.ifname),
-            process=by,
-            tid=_known(connection.tid),
-            thread=_shown(connection.thread),
-            attribution=_shown(connection.attribution),
-            kernel_socket=connection.kernel_socket or UNSET,
-            socket_uid=_known(connection.socket_uid),
-            dest_names=tuple(map(display, names)) if names else UNSET,
-            verdict=_shown(connection.verdict),
+    def _fields(self, **fields: Any) -> str:
+        """Those that are known, as they stand in an object, each with a comma after it."""
+        known = {name: value for name, value in fields.items() if value is not None and value is not UNSET}
+        text = self._encoder.encode(known).decode()
+        return f"{text[1:-1]}," if known else ""
+
+    def _remember_target(self, key: _Target) -> tuple[str, str]:
+        hook, protocol, ip_version, dest_ip, dest_port, names, sources, ages, verdict = key
+        target = self._fields(
+            hook=display(hook),
+            protocol=display(protocol),
+            ip_version=4 if ip_version == 4 else 6,
+            dest_ip=display(dest_ip),
+            dest_port=dest_port,
         )
+        told = self._fields(
+            dest_names=tuple(map(display, names)) or UNSET,
+            dest_name_sources=tuple(map(display, sources)) or UNSET,
+            dest_name_ages=ages or UNSET,
+            verdict=_shown(verdict),
+        )
+        return keep(self._targets, key, (target, f",{told[:-1]}}}\n" if told else "}\n"))
 
-    def _remember(self, process: Process) -> Raw:
-        if len(self._texts) >= _CACHED:
-            self._texts.clear()
-        text = Raw(self._encoder.encode(self._process_line(process)))
-        self._texts[id(process)] = process, text
-        return text
+    def _remember_source(self, src_ip: str | None) -> str:
+        return keep(self._sources, src_ip, self._fields(src_ip=_shown(src_ip)))
+
+    def _remember_rest(self, key: _Rest, process: Process | None) -> tuple[Process | None, str]:
+        _, result, direction, netns, ifname, tid, thread, attribution, kernel_socket, socket_uid = key
+        text = self._fields(
+            result=_shown(result),
+            direction=display(direction),
+            netns=netns,
+            ifname=_shown(ifname),
+            process=None if process is None else self._process_line(process),
+            tid=tid,
+            thread=_shown(thread),
+            attribution=_shown(attribution),
+            kernel_socket=kernel_socket or UNSET,
+            socket_uid=socket_uid,
+        )
+        return keep(self._rest, key, (process, text[:-1]), _PROCESSES_KEPT)
 
     def _process_line(self, process: Process) -> ProcessLine:
         kept = self._lines.get(id(process))
@@ -184,15 +232,25 @@ class Encoder:
                 fields[name] = display(value) if isinstance(value, str) else value
         if process.parent is not None:
             fields["parent"] = self._process_line(process.parent)
-        if len(self._lines) >= _CACHED:
-            self._lines.clear()
-        line = ProcessLine(**fields)
-        self._lines[id(process)] = process, line
-        return line
+        return keep(self._lines, id(process), (process, ProcessLine(**fields)), _PROCESSES_KEPT)[1]
 
 
 class Decoder:
     """Lines -> connections; for one thread. What comes again is the same object, as long as the memory for it lasts."""
+
+    shape: ClassVar[Shape] = Shape(
+        before_time=b'{"ts":"',
+        behind_time=b'Z",',
+        target=re.compile(
+            rb'"hook":"[^"\\]+","protocol":"[^"\\]+","ip_version":[46],"dest_ip":"[^"\\]+"(?:,"dest_port":[0-9]+)?'
+        ),
+        target_end=b',"src_ip":',
+        target_bytes=0,
+        other_target=b'"hook":"other","protocol":"tcp","ip_version":4,"dest_ip":"203.0.113.250","dest_port":61999',
+        port=b',"src_port":',
+        count=b',"count":',
+        end=b",",
+    )
 
     def __init__(self) -> None:
         self._time = TimeReader()
@@ -236,6 +294,8 @@ class Decoder:
             found.kernel_socket is True,
             _given(found.socket_uid),
             () if names is UNSET else tuple(map(undisplayed, names)),
+            () if found.dest_name_sources is UNSET else tuple(map(undisplayed, found.dest_name_sources)),
+            () if found.dest_name_ages is UNSET else found.dest_name_ages,
             _plain(found.verdict),
         )
 
@@ -258,10 +318,15 @@ class Decoder:
 
 def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a line."""
+    found = msgspec.json.schema(Line[ProcessLine])
+    for name, texts in ("Line_ProcessLine_", field_texts(Connection)), ("ProcessLine", field_texts(Process)):
+        for key, property in found["$defs"][name]["properties"].items():
+            property.setdefault("description", texts[key])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A connection as `pyegress run -o json` writes it, one a line",
-        **msgspec.json.schema(Line[ProcessLine]),
+        "description": "What is not known (None in the texts below), and a flag that is false, is absent.",
+        **found,
     }
 
 

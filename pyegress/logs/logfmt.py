@@ -10,7 +10,7 @@ line is read as a whole.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pyegress.logs import upstream
 from pyegress.logs.fields import (
@@ -25,11 +25,12 @@ from pyegress.logs.fields import (
     values,
 )
 from pyegress.logs.kept import Kept
+from pyegress.logs.repeats import Shape
 from pyegress.logs.timestamp import parsed
 from pyegress.logs.unescape import unquoted
 from pyegress.record import ATTRIBUTED, Connection, Process
 
-_PAIR = re.compile(r' ([a-z_0-9]+)=(?:([!#-<>-\[\]-~]+)|"([^"\\]*+(?:\\.[^"\\]*+)*+)")')
+_PAIR = re.compile(r' ([a-z_0-9]+)=(?:([!#-<>-\[\]-~]+)|"([^"\\]*(?:\\.[^"\\]*)*)")')
 _VARYING = re.compile(
     rb"(?: src_port=([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
     rb"(?: count=([1-9][0-9]{0,17}))?(?= |\Z)"
@@ -70,11 +71,27 @@ class _Party(NamedTuple):
 
 class _End(NamedTuple):
     dest_names: tuple[str, ...]
+    dest_name_sources: tuple[str, ...]
+    dest_name_ages: tuple[int, ...]
     verdict: str | None
 
 
 class LogfmtReader:
     """For one thread. What comes again is the same object, as long as the memory for it lasts."""
+
+    shape: ClassVar[Shape] = Shape(
+        before_time=b"ts=",
+        behind_time=b"Z ",
+        target=re.compile(
+            rb'hook=[^ "=\\]+ protocol=[^ "=\\]+ dest_ip=[^ "=\\]+(?: dest_port=[0-9]+)? ip_version=[46]'
+        ),
+        target_end=b" ip_version=",
+        target_bytes=_VERSION_BYTES,
+        other_target=b"hook=other protocol=tcp dest_ip=203.0.113.250 dest_port=61999 ip_version=4",
+        port=b" src_port=",
+        count=b" count=",
+        end=b" ",
+    )
 
     def __init__(self) -> None:
         self._second, self._second_ns = b"", 0
@@ -137,8 +154,7 @@ class LogfmtReader:
             party[7],
             party[8],
             party[9],
-            end[0],
-            end[1],
+            *end,
         )
 
     def _new_target(self, text: bytes) -> _Target | None:
@@ -179,7 +195,12 @@ class LogfmtReader:
         if pairs is None or pairs.keys() & _NOT_OF_END:
             return None
         found = values(END, pairs)
-        end = _End(found.get("dest_names", ()), found.get("verdict"))
+        end = _End(
+            found.get("dest_names", ()),
+            found.get("dest_name_sources", ()),
+            found.get("dest_name_ages", ()),
+            found.get("verdict"),
+        )
         return self._ends.keep(text, end, len(text))
 
     def _process(self, pairs: Pairs, text_bytes: int) -> Process | None:

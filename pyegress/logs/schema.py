@@ -27,7 +27,10 @@ VERSION = 1
 """Of what can't be mended by adding columns (PRAGMA user_version)."""
 
 VARYING = frozenset(
-    ("ts", "src_ip", "src_port", "count", "result", "netns", "process", "tid", "thread", "proc_thread")
+    (
+        *("ts", "src_ip", "src_port", "count", "result", "netns", "process", "tid", "thread", "proc_thread"),
+        "dest_name_ages",
+    )
 )
 """Fields of a connection that are not kept; what differs in others is another row."""
 

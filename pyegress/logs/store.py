@@ -35,7 +35,7 @@ def is_store(path: str) -> bool:
 
 
 def read_store(path: str, losses: Losses) -> Iterator[Sequence[Connection]]:
-    """What is stored, by first time; of what came more than once the first and the last, which stands for one.
+    """What is stored, by time; of what came more than once the first and the last, which stands for one.
 
     A store that is being written to is read as it was when reading began. What its runs lost is added to `losses`.
     Raises InputError.
@@ -100,23 +100,22 @@ def _is_written_to(path: str) -> bool:
 def _connections(database: sqlite3.Connection, losses: Losses) -> Iterator[list[Connection]]:
     there = columns_of(database, "connection")
     columns = [column for column in CONNECTION if column.name in there]
+    names = ", ".join(column.name for column in columns)
+    again = "records > 1 AND last_ns IS NOT first_ns"
     rows = database.execute(
-        f"SELECT first_ns, last_ns, records, count, process, {', '.join(column.name for column in columns)}"
-        " FROM connection ORDER BY first_ns, id"
+        f"SELECT first_ns AS ts, count - ({again}), process, {names}, id FROM connection"
+        f" UNION ALL SELECT last_ns, 1, process, {names}, id FROM connection WHERE {again} ORDER BY ts, id"
     )
     processes = _Processes(database)
     while found := rows.fetchmany(_BATCH):
         batch: list[Connection] = []
-        for first_ns, last_ns, records, count, process, *values in found:
+        for ts, count, process, *values, _ in found:
             try:
                 given: dict[str, Any] = {
                     column.name: column.get(value) for column, value in zip(columns, values, strict=True)
                 }
                 given["process"] = processes.numbered(process)
-                again = records > 1 and last_ns != first_ns
-                batch.append(Connection(ts=first_ns or 0, count=count - 1 if again else count, **given))
-                if again:
-                    batch.append(Connection(ts=last_ns, count=1, **given))
+                batch.append(Connection(ts=ts or 0, count=count, **given))
             except (TypeError, ValueError):
                 losses.add("unreadable", "sqlite: rows that pyegress did not write")
         yield batch

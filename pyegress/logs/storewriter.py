@@ -24,13 +24,11 @@ from pyegress.record import Process
 R = TypeVar("R")
 
 _CACHED = 8192
-_PASSING = frozenset(
-    (
-        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
-        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM),
-    )
+_PASSING = (
+    *("database or disk is full", "disk I/O error", "database is locked", "database table is locked"),
+    *("unable to open database", "attempt to write a readonly database", "out of memory"),
 )
-"""What may be over when it is tried again."""
+"""How SQLite words what may be over when it is tried again: Python 3.10 doesn't tell its codes."""
 
 _INSERT_PROCESS = (
     f"INSERT INTO process (key, parent, {', '.join(column.name for column in PROCESS)})"
@@ -277,7 +275,6 @@ class StoreWriter:
         if isinstance(error, OSError) and error.errno is not None:
             why = f"{os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)})"
             return StoreFailed(f"cannot write to {self._name}: {why}")
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF in _PASSING:
+        if isinstance(error, sqlite3.Error) and str(error).startswith(_PASSING):
             return StoreFailed(f"cannot write to {self._name}: {display(str(error))}")
         return OutputError(f"cannot use {self._name}: {display(str(error))}; move it away to start a new one")

@@ -13,7 +13,7 @@ from pyegress.logs.addresses import ip_version
 
 _LINE = re.compile(rb"ts=[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z hook=")
 """Its times have no fraction, ours always do."""
-_PAIR = re.compile(r' ([a-z_0-9]+)=(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"|([^ \t"\\]*+))(?= |\Z)', re.DOTALL)
+_PAIR = re.compile(r' ([a-z_0-9]+)=(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^ \t"\\]*))(?= |\Z)', re.DOTALL)
 # strconv.Quote; the last, empty, alternative is a backslash that begins none of them.
 _ESCAPE = re.compile(
     r"\\(?:([abfnrtv\\\"])|x([0-9a-f]{2})|u((?!d[89a-f])[0-9a-f]{4})|U(00(?:0[0-9a-f]|10)[0-9a-f]{4})|)"

@@ -26,7 +26,10 @@ class Backlog:
         spool: Spool | None,
         lost: Callable[[str, int], None],
         notice: Callable[[str], None],
+        waits: bool = False,
     ) -> None:
+        """`waits`: who puts waits for room (`await_room`), so that nothing has to be lost for want of it."""
+        self._waits = waits
         self._memory_bytes = memory_bytes
         self._spool = spool
         self._lost = lost
@@ -46,6 +49,13 @@ class Backlog:
             else:
                 self._entries.append(entry)
                 self._changed.notify_all()
+
+    def await_room(self, within_s: float) -> bool:
+        """Whether there is room, after that long at most; always where nobody is to wait for it."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._waits or self._bytes < self._memory_bytes, timeout=within_s
+            )
 
     def end(self) -> None:
         """No more will be put: `first` gives None when nothing is left."""
@@ -78,6 +88,7 @@ class Backlog:
             entry = self._entries.popleft()
             if isinstance(entry, Sealed):
                 self._bytes -= len(entry.body)
+                self._changed.notify_all()
                 return
             assert self._spool is not None
             try:
@@ -111,7 +122,7 @@ class Backlog:
                 self._spool_failed = False
                 if spooled is not None:
                     return spooled
-        if self._bytes and self._bytes + len(sealed.body) > self._memory_bytes:
+        if not self._waits and self._bytes and self._bytes + len(sealed.body) > self._memory_bytes:
             return None
         self._bytes += len(sealed.body)
         return sealed

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
 from pyegress.escape import display
 from pyegress.record import Connection, Process
 from pyegress.redact import Redactor
+from pyegress.remember import keep
 
 TARGET = ("hook", "protocol", "destip", "destport")
 PROCESS = (
@@ -43,6 +44,8 @@ REST = (
     "thread",
     "attribution",
     "destnames",
+    "destnamesources",
+    "destnameages",
     "verdict",
 )
 LABELS = (*TARGET, *PROCESS, *REST)
@@ -52,10 +55,7 @@ NAMES = (*LABELS, "srcport", "count")
 
 VALUE_BYTES = 1024
 """Longer ones are cut, the line has all: Loki takes 64 KiB of metadata a line, and 2 KiB in a label."""
-_CACHED = 8192
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 _Value = str | int | None
 
 
@@ -101,10 +101,12 @@ class Fields:
             connection.attribution,
             connection.dest_names,
             connection.verdict,
+            connection.dest_name_sources,
+            connection.dest_name_ages,
         )
         rest = self._rest.get(rest_key) or self._remember_rest(rest_key, connection)
         own = f',"srcport":"{connection.src_port}"' if connection.src_port is not None else ""
-        if connection.protocol != "tcp":
+        if connection.protocol != "tcp" or connection.count != 1:
             own += f',"count":"{connection.count}"'
         return Text(
             target.labels + by.labels + rest.labels, target.metadata + by.metadata + rest.metadata + own
@@ -132,10 +134,10 @@ class Fields:
             process.pod,
             _flag(process.kernel),
         )
-        return _keep(self._processes, id(process), (process, self._text(PROCESS, values)))[1]
+        return keep(self._processes, id(process), (process, self._text(PROCESS, values)))[1]
 
     def _remember_target(self, key: tuple[_Value, ...]) -> Text:
-        return _keep(self._targets, key, self._text(TARGET, key))
+        return keep(self._targets, key, self._text(TARGET, key))
 
     def _remember_rest(self, key: tuple[object, ...], connection: Connection) -> Text:
         values = (
@@ -148,9 +150,11 @@ class Fields:
             connection.thread,
             connection.attribution,
             ",".join(connection.dest_names),
+            ",".join(connection.dest_name_sources),
+            ",".join(map(str, connection.dest_name_ages)),
             connection.verdict,
         )
-        return _keep(self._rest, key, self._text(REST, values))
+        return keep(self._rest, key, self._text(REST, values))
 
     def _text(self, names: tuple[str, ...], values: Iterable[_Value]) -> Text:
         texts = ["", ""]
@@ -174,10 +178,3 @@ def _name(process: Process | None) -> str | None:
 
 def _flag(value: bool) -> str | None:
     return "true" if value else None
-
-
-def _keep(cache: dict[_K, _V], key: _K, value: _V) -> _V:
-    if len(cache) >= _CACHED:
-        cache.clear()
-    cache[key] = value
-    return value

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from threading import Event, Thread
@@ -11,9 +10,8 @@ from threading import Event, Thread
 from pyegress.loki.backlog import Backlog
 from pyegress.loki.batcher import Sealed
 from pyegress.loki.transport import Answer, Verdict
+from pyegress.loki.waits import FIRST_WAIT_S, growing
 
-FIRST_WAIT_S = 0.5
-MOST_WAIT_S = 60.0
 LAST_WAIT_S = 1.0
 """Longest wait between tries at exit."""
 NO_ANSWER = "no answer within flush-timeout"
@@ -46,6 +44,7 @@ class Sender:
         self._failures = 0
         self._refusals_unsaid_until = 0.0
         self._deadline: float | None = None
+        self._renew_s = 0.0
         self._finishing = Event()
         self._abandoned = Event()
         self._thread = Thread(target=self._run, name="loki sender", daemon=True)
@@ -54,14 +53,17 @@ class Sender:
         """Begin to deliver."""
         self._thread.start()
 
-    def finish(self, within_s: float, progress: Callable[[], None]) -> None:
+    def finish(self, within_s: float, progress: Callable[[], None], waits: bool = False) -> None:
         """Deliver what there is, at most for that long; `progress` is called now and then until it is over.
+
+        `waits`: that long for each batch, as long as one is delivered after the other.
 
         The backlog must have been ended. A request or a name look-up that hangs longer is left behind.
         """
-        deadline = self._deadline = time.monotonic() + within_s
+        self._renew_s = within_s if waits else 0.0
+        self._deadline = time.monotonic() + within_s
         self._finishing.set()
-        while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+        while self._thread.is_alive() and (left := self._deadline - time.monotonic()) > 0:
             self._thread.join(min(left, 0.1))
             progress()
         self._abandoned.set()
@@ -90,6 +92,8 @@ class Sender:
                     self._notice("loki: it takes batches again")
                 self._failures = 0
                 self.trouble = NO_ANSWER
+                if self._renew_s:
+                    self._deadline = time.monotonic() + self._renew_s
                 return True
             if answer.verdict is Verdict.REFUSED:
                 self._refused(answer.reason, count)
@@ -104,9 +108,7 @@ class Sender:
         # A first failure alone is a kept connection that the server had closed.
         if self._failures == 2:
             self._notice(f"loki: cannot deliver: {answer.reason}; kept, and tried again")
-        wait_s = min(self._first_wait_s * 2.0 ** min(self._failures - 1, 16), MOST_WAIT_S)
-        wait_s *= random.uniform(0.5, 1.0)  # many hosts must not come back at once
-        wait_s = max(wait_s, answer.retry_after_s)
+        wait_s = growing(self._failures, answer.retry_after_s, self._first_wait_s)
         if not self._finishing.is_set():
             self._finishing.wait(wait_s)
             return True

@@ -7,7 +7,6 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Self
 
 from pyegress.netfilter.holder import Kind, failure
 
@@ -47,7 +46,7 @@ class Channel:
         self._socket.setblocking(False)
 
     @classmethod
-    def bound(cls, kind: Kind, number: int, buffer_bytes: int, request: bytes) -> Self:
+    def bound(cls, kind: Kind, number: int, buffer_bytes: int, request: bytes) -> Channel:
         """One that is bound by a request of sequence 1, or closed again and the error raised."""
         channel = cls(kind, number, buffer_bytes)
         try:

@@ -76,11 +76,11 @@ class FileOutput(Output):
     def open(self, context: Context) -> None:
         self._sink = FileSink(self._file)
 
-    def put(self, text: str) -> None:
+    def put(self, lines: bytes) -> None:
         """Write whole lines."""
         if self._sink is None:
             raise OutputError(f"{self.name}: not open")
-        self._sink.write(text.encode())
+        self._sink.write(lines)
 
     def reopen(self) -> None:
         if self._sink is not None:

@@ -10,8 +10,8 @@ from msgspec import Meta
 
 from pyegress import plugin
 from pyegress.errors import UsageError
-from pyegress.outputs.rulefile import RuleOutput, cgroup_presence
-from pyegress.rules import iptables, report
+from pyegress.outputs.rulefile import IsThere, RuleOutput, cgroup_presence, everywhere
+from pyegress.rules import ipset, iptables, report
 from pyegress.rules.addresses import Family
 from pyegress.rules.options import RuleOptions
 from pyegress.rules.shape import Plan
@@ -70,11 +70,26 @@ class Iptables(RuleOutput):
                     "or -O iptables:family:4 or 6 for one"
                 )
             self.endings = tuple(_ENDINGS)
+        if options.merge == "name":
+            if options.format == "commands":
+                raise UsageError("iptables:merge:name: needs sets; add -O iptables:format:restore")
+            if options.format == "restore":
+                if options.file in ("", "-"):
+                    raise UsageError(
+                        "iptables:merge:name: makes a file for ipset beside; give -O iptables:file:PATH"
+                    )
+                # First, because rules are refused without their sets.
+                self.endings = (ipset.ENDING, *self.endings)
+
+    def presence(self) -> IsThere:
+        return everywhere if self._format == "json" else cgroup_presence()
 
     def lines(self, made: Plan, ending: str) -> Iterable[str]:
         if self._format == "json":
             return report.lines(made, self._families)
-        is_there = cgroup_presence()
+        is_there = self.presence()
         if self._format == "restore":
+            if ending == ipset.ENDING:
+                return ipset.lines(made, self._families)
             return iptables.restore_lines(made, _ENDINGS.get(ending, self._families[0]), is_there)
         return iptables.command_lines(made, self._families, self._evidence, is_there)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, TypeVar
+from functools import lru_cache
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -16,31 +17,19 @@ from pyegress.outputs.filesink import FileOutput
 from pyegress.plugin import Batch
 from pyegress.record import Process
 from pyegress.redact import RedactOptions, Redactor
+from pyegress.remember import keep
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
 _SECOND = 1_000_000_000
 _LAST = 253_402_300_799_999_999_999
 """RFC 3339 ends with the year 9999."""
-_CACHED = 8192
-_PART = 256
+_PROCESSES_KEPT = 2048
+"""Their texts are long."""
+_PART = 128
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 _Pair = tuple[str, str | int | None]
-_Target = tuple[str, str, str, int | None, int]
-_Rest = tuple[
-    str | None,
-    int | None,
-    str | None,
-    str,
-    bool,
-    int | None,
-    str | None,
-    int | None,
-    str | None,
-    tuple[str, ...],
-    str | None,
-]
+_Target = tuple[str, str, str, int | None, int, tuple[str, ...], tuple[str, ...], tuple[int, ...], str | None]
+_Rest = tuple[int, str | None, int | None, str | None, str, bool, int | None, str | None, str | None]
 
 
 class LogfmtOptions(RedactOptions, frozen=True, kw_only=True):
@@ -56,6 +45,10 @@ def quoted(text: str) -> str:
     return '"' + display(text).replace('"', '\\"') + '"'
 
 
+_word = lru_cache(256)(quoted)
+"""The same for what has few values."""
+
+
 def _name(process: Process) -> str | None:
     return process.comm if process.name is None else process.name
 
@@ -69,15 +62,8 @@ def _fields(pairs: Sequence[_Pair]) -> str:
     return "".join(f" {key}={value if isinstance(value, int) else quoted(value)}" for key, value in known)
 
 
-def _keep(cache: dict[_K, _V], key: _K, value: _V) -> _V:
-    if len(cache) >= _CACHED:
-        cache.clear()
-    cache[key] = value
-    return value
-
-
 class Logfmt(FileOutput):
-    """Writes whole lines, some hundred at a time."""
+    """Writes whole lines, some at a time."""
 
     name: ClassVar[str] = "logfmt"
     summary: ClassVar[str] = "one logfmt line per connection, to stdout or a file"
@@ -87,30 +73,29 @@ class Logfmt(FileOutput):
         super().__init__(options.file)
         self._redactor = Redactor(options.redact)
         self._second = 0
-        self._clock = "1970-01-01T00:00:00."
-        # The Process is kept beside its text, so that its id can't become another's while it is a key.
-        self._processes: dict[int, tuple[Process, str, str, int | None]] = {}
-        self._targets: dict[_Target, str] = {}
+        self._clock = "ts=1970-01-01T00:00:00."
+        self._targets: dict[_Target, tuple[str, str]] = {}
         self._sources: dict[str, str] = {}
-        self._rest: dict[_Rest, tuple[str, str]] = {}
+        # The Process is kept beside its text, so that its id can't become another's while it is in a key.
+        self._rest: dict[_Rest, tuple[Process | None, str, str]] = {}
 
     def write(self, batch: Batch) -> None:
-        # Pieces this small stay in the CPU cache; the allocator maps and unmaps bigger ones each time, which
-        # costs as much as the formatting.
+        # Below 128 KiB, from which on the allocator may map and unmap memory each time: that costs more than the
+        # formatting.
         for at in range(0, len(batch), _PART):
-            self.put(self.lines(batch[at : at + _PART]))
+            self.put(self.lines(batch[at : at + _PART]).encode())
 
     def lines(self, batch: Batch) -> str:
         """The text of a batch."""
-        processes, targets, rest, sources = self._processes, self._targets, self._rest, self._sources
+        targets, rest, sources = self._targets, self._rest, self._sources
         second, clock = self._second, self._clock
-        lines = []
+        pieces: list[str] = []
         for connection in batch:
             ts = connection.ts
             if not 0 <= ts - second < _SECOND:
                 ts = min(max(ts, 0), _LAST)
                 second = ts - ts % _SECOND
-                clock = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second // _SECOND))
+                clock = time.strftime("ts=%Y-%m-%dT%H:%M:%S.", time.gmtime(second // _SECOND))
 
             protocol = connection.protocol
             target_key = (
@@ -119,44 +104,85 @@ class Logfmt(FileOutput):
                 connection.dest_ip,
                 connection.dest_port,
                 connection.ip_version,
+                connection.dest_names,
+                connection.dest_name_sources,
+                connection.dest_name_ages,
+                connection.verdict,
             )
-            target = targets.get(target_key) or self._remember_target(target_key)
+            target, end = targets.get(target_key) or self._remember_target(target_key)
 
             process = connection.process
-            if process is None:
-                by = owner = ""
-                proc_netns = None
-            else:
-                _, by, owner, proc_netns = processes.get(id(process)) or self._remember_process(process)
-
-            src_ip, src_port = connection.src_ip, connection.src_port
-            source = sources.get(src_ip) or self._remember_source(src_ip) if src_ip else ""
-            port = f" src_port={src_port}" if src_port is not None else ""
-            if protocol != "tcp":
-                port += f" count={connection.count}"
-
-            netns = connection.netns
             rest_key = (
+                id(process),
                 connection.result,
-                netns,
+                connection.netns,
                 connection.ifname,
                 connection.direction,
                 connection.kernel_socket,
                 connection.socket_uid,
                 connection.thread,
-                None if proc_netns == netns else proc_netns,
                 connection.attribution,
-                connection.dest_names,
-                connection.verdict,
             )
-            before, after = rest.get(rest_key) or self._remember_rest(rest_key)
-            nanoseconds = str(ts - second + _SECOND)[1:]
-            line = f"ts={clock}{nanoseconds}Z{target}{by}{source}{port}{before}{owner}{after}\n"
-            lines.append(line if connection.ts else line.partition(" ")[2])
-        self._second, self._clock = second, clock
-        return "".join(lines)
+            _, by, owner = rest.get(rest_key) or self._remember_rest(rest_key, process)
 
-    def _remember_process(self, process: Process) -> tuple[Process, str, str, int | None]:
+            src_ip, src_port = connection.src_ip, connection.src_port
+            source = sources.get(src_ip) or self._remember_source(src_ip) if src_ip else ""
+            port = f" src_port={src_port}" if src_port is not None else ""
+            if protocol != "tcp" or connection.count != 1:
+                port += f" count={connection.count}"
+
+            # Joined once for the whole batch: a string for each line would be written twice.
+            if connection.ts:
+                pieces += (clock, str(ts - second + _SECOND)[1:], "Z ", target, by, source, port, owner, end)
+            else:
+                pieces += (target, by, source, port, owner, end)
+        self._second, self._clock = second, clock
+        return "".join(pieces)
+
+    def _remember_source(self, src_ip: str) -> str:
+        return keep(self._sources, src_ip, f" src_ip={quoted(src_ip)}")
+
+    def _remember_target(self, key: _Target) -> tuple[str, str]:
+        # Most are new where many are scanned, so that this must not cost much.
+        hook, protocol, dest_ip, dest_port, ip_version, names, sources, ages, verdict = key
+        port = "" if dest_port is None else f" dest_port={dest_port}"
+        kind = f"hook={_word(hook)} protocol={_word(protocol)}"
+        text = f"{kind} dest_ip={quoted(dest_ip)}{port} ip_version={ip_version}"
+        end = "\n"
+        if names or sources or ages or verdict is not None:
+            told: list[_Pair] = [
+                ("dest_names", ",".join(names) or None),
+                ("dest_name_sources", ",".join(sources) or None),
+                ("dest_name_ages", ",".join(map(str, ages)) or None),
+                ("verdict", verdict),
+            ]
+            end = f"{_fields(told)}\n"
+        return keep(self._targets, key, (text, end))
+
+    def _remember_rest(self, key: _Rest, process: Process | None) -> tuple[Process | None, str, str]:
+        _, result, netns, ifname, direction, kernel_socket, socket_uid, thread, attribution = key
+        by = owner = ""
+        proc_netns = None
+        if process is not None:
+            by, owner, proc_netns = self._process_texts(process)
+        before: list[_Pair] = [
+            ("result", result),
+            ("netns", netns),
+            ("ifname", ifname),
+            ("direction", None if direction == "out" else direction),
+            ("kernel_socket", _flag(kernel_socket)),
+            ("socket_uid", socket_uid),
+            ("proc_thread", thread),
+        ]
+        after: list[_Pair] = [
+            ("proc_netns", None if proc_netns == netns else proc_netns),
+            ("attribution", attribution),
+        ]
+        return keep(
+            self._rest, key, (process, by, f"{_fields(before)}{owner}{_fields(after)}"), _PROCESSES_KEPT
+        )
+
+    def _process_texts(self, process: Process) -> tuple[str, str, int | None]:
         by: list[_Pair] = [
             ("proc_name", _name(process)),
             ("proc_pid", process.pid),
@@ -204,42 +230,4 @@ class Logfmt(FileOutput):
             ("pod", process.pod),
             ("proc_pidns", process.pidns),
         ]
-        return _keep(self._processes, id(process), (process, _fields(by), _fields(owner), process.netns))
-
-    def _remember_source(self, src_ip: str) -> str:
-        return _keep(self._sources, src_ip, f" src_ip={quoted(src_ip)}")
-
-    def _remember_target(self, key: _Target) -> str:
-        names = ("hook", "protocol", "dest_ip", "dest_port", "ip_version")
-        return _keep(self._targets, key, _fields(list(zip(names, key, strict=True))))
-
-    def _remember_rest(self, key: _Rest) -> tuple[str, str]:
-        (
-            result,
-            netns,
-            ifname,
-            direction,
-            kernel_socket,
-            socket_uid,
-            thread,
-            proc_netns,
-            attribution,
-            dest_names,
-            verdict,
-        ) = key
-        before: list[_Pair] = [
-            ("result", result),
-            ("netns", netns),
-            ("ifname", ifname),
-            ("direction", None if direction == "out" else direction),
-            ("kernel_socket", _flag(kernel_socket)),
-            ("socket_uid", socket_uid),
-            ("proc_thread", thread),
-        ]
-        after: list[_Pair] = [
-            ("proc_netns", proc_netns),
-            ("attribution", attribution),
-            ("dest_names", ",".join(dest_names) or None),
-            ("verdict", verdict),
-        ]
-        return _keep(self._rest, key, (_fields(before), _fields(after)))
+        return _fields(by), _fields(owner), process.netns

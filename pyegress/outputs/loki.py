@@ -3,58 +3,39 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from threading import Condition, Thread
 from time import monotonic
 from typing import Annotated, ClassVar
 
-from msgspec import Meta, field
+from msgspec import Meta
 
 from pyegress import plugin
 from pyegress.errors import OutputError
 from pyegress.escape import display
 from pyegress.loki.backlog import Backlog
 from pyegress.loki.batcher import Batcher
-from pyegress.loki.endpoint import PASSWORD_VARIABLE, address, headers, password
 from pyegress.loki.fields import LABELS, NAMES, Fields
 from pyegress.loki.labels import HOST, JOB, labels, stream_labels
+from pyegress.loki.options import EndpointOptions
 from pyegress.loki.sender import Sender
 from pyegress.loki.spool import Spool
 from pyegress.options import DurationNs, SizeBytes
 from pyegress.outputs.logfmt import Logfmt, LogfmtOptions
 from pyegress.plugin import Batch, Context
-from pyegress.redact import RedactOptions
+from pyegress.redact import Redact
 
 _SECOND = 1_000_000_000
+_LOOK_S = 0.5
+"""How often who waits for room looks whether there will be any."""
+REPLAYED = {"source": "replay"}
+"""Label of a replay's streams."""
 
 
-class LokiOptions(RedactOptions, frozen=True, kw_only=True):
+class LokiOptions(EndpointOptions, frozen=True, kw_only=True):
     """Options of the loki output."""
 
-    url: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="Loki's address, http(s)://[USER:PASS@]HOST:PORT",
-            extra={"secret": True},
-        ),
-    ]
-    user: Annotated[str, Meta(description="user of HTTP basic authentication")] = ""
-    password: Annotated[
-        str,
-        Meta(
-            description="its password; all users can see it in ps, so better pass-file",
-            extra={"secret": True},
-        ),
-    ] = field(name="pass", default="")
-    pass_file: Annotated[
-        str, Meta(description=f"file that holds the password; else the variable {PASSWORD_VARIABLE} is used")
-    ] = ""
-    orgid: Annotated[str, Meta(description="tenant, sent as X-Scope-OrgID")] = ""
-    ca_file: Annotated[
-        str, Meta(description="certificates to trust for https, PEM; none: those of the system")
-    ] = ""
+    redact: Redact = True
     labels: Annotated[
         str, Meta(description="stream labels of all records, NAME=VALUE,...; host and job can be replaced")
     ] = ""
@@ -92,22 +73,9 @@ class LokiOptions(RedactOptions, frozen=True, kw_only=True):
     ] = 10 * _SECOND
 
     def __post_init__(self) -> None:
-        where = address(self.url)
+        super().__post_init__()
         labels(self.labels, NAMES)
         stream_labels(self.stream_labels, LABELS)
-        for name, text in (("user", self.user), ("orgid", self.orgid)):
-            if not text.isprintable() or not text.isascii():
-                raise ValueError(f"{name}: must be printable ASCII")
-        if ":" in self.user:
-            raise ValueError("user: must not hold a colon")
-        if self.user and where.user:
-            raise ValueError("user: the url has one too; give one of them")
-        if sum(map(bool, (self.password, self.pass_file, where.password))) > 1:
-            raise ValueError(
-                "pass: given more than once; give one of pass, pass-file and a password in the url"
-            )
-        if (self.password or self.pass_file) and not (self.user or where.user):
-            raise ValueError("pass: whose? give user too")
 
 
 class Loki(plugin.Output):
@@ -119,19 +87,16 @@ class Loki(plugin.Output):
 
     def __init__(self, options: LokiOptions) -> None:
         self._options = options
-        common = {HOST: display(socket.gethostname()), JOB: "pyegress"} | labels(options.labels, NAMES)
-        self._batcher = Batcher(
-            Logfmt(LogfmtOptions(redact=options.redact)).lines,
-            common,
-            Fields(stream_labels(options.stream_labels, LABELS), options.redact),
-            options.batch_size,
-        )
+        self._batcher = _batcher(options, {})
         self._changed = Condition()
         self._closing = False
         self._opened: _Opened | None = None
         self._sealer: Thread | None = None
 
     def open(self, context: Context) -> None:
+        if context.replays:
+            # Loki refuses what is an hour older than the newest of its stream: not the one that is live.
+            self._batcher = _batcher(self._options, REPLAYED)
         self._opened = _Opened(self._options, context)
         self._sealer = Thread(
             target=self._seal_in_time, args=(self._opened,), name="loki batches", daemon=True
@@ -143,10 +108,17 @@ class Loki(plugin.Output):
         if opened is None or self._closing:
             raise OutputError("loki: not open")
         opened.raise_error()
+        while not opened.backlog.await_room(_LOOK_S):
+            opened.raise_error()
         with self._changed:
             for sealed in self._batcher.add(batch):
                 opened.backlog.put(sealed)
             self._changed.notify()
+
+    def reopen(self) -> None:
+        """Read the file with the password again."""
+        if self._opened is not None and self._options.pass_file:
+            self._opened.renew(self._options)
 
     def close(self) -> None:
         opened, self._opened = self._opened, None
@@ -179,33 +151,43 @@ class Loki(plugin.Output):
             opened.error = error
 
 
+def _batcher(options: LokiOptions, also: dict[str, str]) -> Batcher:
+    host = {HOST: display(socket.gethostname()), JOB: "pyegress"}
+    return Batcher(
+        Logfmt(LogfmtOptions(redact=options.redact)).lines,
+        host | also | labels(options.labels, NAMES),
+        Fields(stream_labels(options.stream_labels, LABELS), options.redact),
+        options.batch_size,
+    )
+
+
 class _Opened:
     """What there is between open and close."""
 
     def __init__(self, options: LokiOptions, context: Context) -> None:
         # Here, because it is slow to import and nobody else needs it.
+        from pyegress.loki.client import Client
         from pyegress.loki.transport import Transport
 
-        where = address(options.url)
-        user = options.user or where.user
-        secret = password(options.password, options.pass_file, where.password, os.environ)
-        if user and not secret:
-            raise OutputError(
-                f"loki: user {display(user)} has no password; give pass-file or {PASSWORD_VARIABLE}"
-            )
         self.error: Exception | None = None
         """What ended the thread that makes batches by time."""
         self._context = context
         self._flush_s = options.flush_timeout / 1e9
-        self.transport = Transport(where.url, headers(user, secret, options.orgid), options.ca_file)
+        self.transport = Transport(Client(options))
         self.spool = Spool(options.spool, options.spool_size) if options.spool else None
-        self.backlog = Backlog(options.queue, self.spool, self._lost, context.notice)
+        self.backlog = Backlog(options.queue, self.spool, self._lost, context.notice, context.waits)
         timeout_s = options.timeout / 1e9
         self.sender = Sender(self.backlog, self.transport.push, timeout_s, self._lost, context.notice)
         _, left = self.backlog.waiting()
         if self.spool is not None and left:
             context.notice(f"loki: {left} records of an earlier run wait in spool {self.spool.name}")
         self.sender.start()
+
+    def renew(self, options: LokiOptions) -> None:
+        """Connect anew, with what files hold now; OutputError leaves everything as it is."""
+        from pyegress.loki.client import Client
+
+        self.transport.go_on_with(Client(options))
 
     def raise_error(self) -> None:
         """What ended a thread that should go on."""
@@ -217,7 +199,7 @@ class _Opened:
         """Deliver what can be, and say what could not."""
         self.backlog.end()
         self._count_undelivered()
-        self.sender.finish(self._flush_s, self._count_undelivered)
+        self.sender.finish(self._flush_s, self._count_undelivered, self._context.waits)
         self._count_undelivered()
         in_memory, left = self.backlog.waiting()
         if in_memory:

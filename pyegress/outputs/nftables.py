@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from pyegress import plugin
 from pyegress.kernel import cgroup2_root
-from pyegress.outputs.rulefile import RuleOutput, cgroup_presence
+from pyegress.outputs.rulefile import IsThere, RuleOutput, cgroup_presence, everywhere
 from pyegress.rules import nft, report
 from pyegress.rules.options import RuleOptions
 from pyegress.rules.shape import Plan
@@ -48,12 +48,15 @@ class Nftables(RuleOutput):
         self._format = options.format
         self._table = options.table
 
+    def presence(self) -> IsThere:
+        return everywhere if self._format == "json" else _findable()
+
     def lines(self, made: Plan, ending: str) -> Iterable[str]:
         if self._format == "json":
             return report.lines(made, (4, 6))
-        return nft.lines(made, self._table, _findable())
+        return nft.lines(made, self._table, self.presence())
 
 
-def _findable() -> Callable[[str], bool]:
+def _findable() -> IsThere:
     """Tells whether nft finds a cgroup: it looks nowhere else, though a host with v1 has the v2 hierarchy elsewhere."""
     return cgroup_presence() if cgroup2_root() == _NFT_CGROUPS else lambda path: False

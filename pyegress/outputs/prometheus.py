@@ -24,6 +24,7 @@ from pyegress.errors import OutputError
 from pyegress.escape import display
 from pyegress.options import DurationNs
 from pyegress.plugin import Batch, Context
+from pyegress.privileges import Capability
 from pyegress.record import Process
 
 _SECOND = 1_000_000_000
@@ -75,6 +76,7 @@ class Prometheus(plugin.Output):
         "counters of connections, losses and filters for Prometheus, by HTTP or in a file"
     )
     Options: ClassVar[type[plugin.Options]] = PrometheusOptions
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.NET_BIND_SERVICE})
 
     def __init__(self, options: PrometheusOptions) -> None:
         self._options = options
@@ -88,7 +90,7 @@ class Prometheus(plugin.Output):
             self._publisher = _File(self._options.textfile, registry, self._options.interval, context.notice)
         else:
             self._publisher = _Server(self._options.listen, registry)
-            context.notice(f"prometheus: {self._publisher.address}")
+            context.tell(f"prometheus: {self._publisher.address}")
 
     def write(self, batch: Batch) -> None:
         self._counts.add(batch)
@@ -123,7 +125,9 @@ class _Counts:
                 key = (connection.protocol, found[1])
                 if key not in self._counts and len(self._counts) >= self._most:
                     key = (connection.protocol if connection.protocol in ("tcp", "udp") else _OTHER, _OTHER)
-                self._counts[key] = self._counts.get(key, 0) + 1
+                # Only a store's row stands for several connects.
+                more = connection.count if connection.protocol == "tcp" else 1
+                self._counts[key] = self._counts.get(key, 0) + more
 
     def snapshot(self) -> dict[tuple[str, str], int]:
         """Counts by protocol and label."""

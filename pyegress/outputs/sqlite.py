@@ -23,6 +23,7 @@ _FULL = 20_000
 """So many rows are written before their time, ..."""
 MOST_WAITING = 100_000
 """... and so many wait where they can't be; what would be one more row is lost then."""
+_RETRY_S = 0.5
 
 
 class SqliteOptions(RedactOptions, frozen=True, kw_only=True):
@@ -86,6 +87,8 @@ class Sqlite(plugin.Output):
             raise OutputError("sqlite: not open")
         if self._error is not None:
             raise self._error
+        if context.waits:
+            self._await_room(context)
         with self._folding:
             without_room = self._fold.add(batch)
         self._lose(context, "the database can't be written and memory is full", without_room)
@@ -114,6 +117,15 @@ class Sqlite(plugin.Output):
             raise
         finally:
             self._store.close()
+
+    def _await_room(self, context: Context) -> None:
+        """Where nothing may be lost for want of memory: until the database can be written."""
+        while len(self._fold) >= _FULL and self._trouble:
+            self._try_to_put(context)
+            if self._error is not None:
+                raise self._error
+            if len(self._fold) >= _FULL:
+                time.sleep(_RETRY_S)
 
     def _write_in_time(self) -> None:
         while not self._closing.wait(self._options.flush / _SECOND):
@@ -151,7 +163,10 @@ class Sqlite(plugin.Output):
     def _put_taken(self, context: Context, ended: bool = False) -> None:
         without_room = self._store.put(self._taken, context.losses.snapshot(), ended)
         self._taken = []
-        self._lose(context, "more different connections than -O sqlite:rows", without_room)
+        if without_room:
+            self._lose(context, "more different connections than -O sqlite:rows", without_room)
+            # There may be no next time, and readers are to know it too.
+            self._store.put([], context.losses.snapshot(), ended)
 
     def _retire(self, context: Context) -> None:
         now = time.time_ns()

@@ -124,4 +124,4 @@ class Text(FileOutput):
         super().__init__(options.file)
 
     def write(self, batch: Batch) -> None:
-        self.put("".join([line(connection) + "\n" for connection in batch]))
+        self.put("".join([line(connection) + "\n" for connection in batch]).encode())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import structs
 
-from pyegress.rules.firewall import Entry, Firewall, Range
+from pyegress.rules.firewall import EMPTY_SET, Entry, Firewall, Range
 
 _FAMILY_OF = {1: 4, 58: 6}
 """ICMP and ICMPv6."""
@@ -60,9 +60,16 @@ def compare(wanted: Iterable[Firewall], live: Iterable[Firewall]) -> Difference:
 
 def _accepting(firewalls: Iterable[Firewall]) -> Iterator[tuple[Entry, frozenset[_Meaning]]]:
     for firewall in firewalls:
+        by_name: set[frozenset[_Meaning]] = set()
         for entry in firewall.entries:
-            if entry.verdict == "accept":
-                yield entry, frozenset(_meanings(entry, firewall.families))
+            if entry.verdict != "accept":
+                continue
+            meanings = frozenset(_meanings(entry, firewall.families))
+            # A rule by name is one, however many addresses its set holds.
+            if entry.name_set is None or meanings not in by_name:
+                yield entry, meanings
+            if entry.name_set is not None:
+                by_name.add(meanings)
 
 
 def _meanings(entry: Entry, families: Sequence[int]) -> Iterator[_Meaning]:
@@ -83,7 +90,9 @@ def _meanings(entry: Entry, families: Sequence[int]) -> Iterator[_Meaning]:
         sports=_joined(entry.sports),
         uids=_joined(entry.uids),
         icmp_types=_joined(entry.icmp_types),
-        unknown=tuple(sorted(entry.unknown)),
+        unknown=tuple(sorted(each for each in entry.unknown if each != EMPTY_SET)),
+        # What a name led to changes while rules are loaded; which name they are for doesn't.
+        network=entry.network if entry.name_set is None else None,
     )
     dports = _joined(entry.dports)
     for each in families if family is None else (family,):

@@ -98,6 +98,8 @@ def _entry_line(entry: Entry) -> str:
     text = display(entry.text)
     if len(text) > _TEXT:
         text = f"{text[:_TEXT]}..."
+    if entry.name_set is not None and entry.comment and entry.comment not in text:
+        text += f" ({display(entry.comment)})"
     return f"line {entry.line}: {text}" if entry.line else text
 
 

@@ -18,6 +18,8 @@ Verdict = Literal["accept", "drop", "reject", "continue"]
 
 Range = tuple[int, int]
 """First and last."""
+EMPTY_SET = "a set of a name without addresses"
+"""The match that isn't understood of a rule that looks into one: nothing gets through by it now."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -44,6 +46,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     cgroup: str | None = None
     """Path of a cgroup v2 without the leading slash; the socket's is that one or below."""
     icmp_types: tuple[Range, ...] | None = None
+    name_set: str | None = None
+    """The set of a name's addresses that `network` is in; what is in there changes while rules are loaded."""
     established: bool = False
     """It is for packets of known connections only: never for a first one."""
     loopback: bool = False

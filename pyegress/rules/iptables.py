@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from msgspec import structs
+
 from pyegress.escape import display
 from pyegress.rules import wording
 from pyegress.rules.addresses import Family, Target
 from pyegress.rules.baseline import Servers
+from pyegress.rules.bynames import name_rules, without_name
+from pyegress.rules.hostnames import IPSET_PREFIX, set_name
 from pyegress.rules.options import Policy
 from pyegress.rules.quote import COMMENT_BYTES, comment, exact, word
 from pyegress.rules.shape import Plan, Rule
@@ -45,6 +49,7 @@ def command_lines(plan: Plan, families: Iterable[Family], evidence: bool, is_the
     else:
         for reason, count in plan.evidence.losses:
             yield f"# incomplete: {count} connections were lost ({display(reason)})"
+        yield from _comments(wording.passing_by_lines(plan.evidence))
     for rule in plan.rules:
         if rule.network.family in families:
             yield from _comments(wording.caution_lines(rule))
@@ -54,15 +59,18 @@ def command_lines(plan: Plan, families: Iterable[Family], evidence: bool, is_the
 
 def restore_lines(plan: Plan, family: Family, is_there: IsThere) -> Iterator[str]:
     """A file for iptables-restore or ip6tables-restore."""
-    yield from _comments(_head(plan, family))
+    yield from _comments(_head(plan, family, is_there))
     yield "*filter"
     yield f":{CHAIN} - [0:0]"
     if plan.servers is not None:
         yield from baseline_lines(plan.servers, family)
-    for rule in plan.rules:
+    for by_name in name_rules(rule for rule in plan.rules if rule.network.family == family):
+        told = (line for rule in by_name.rules for line in wording.told_lines(rule, plan))
+        yield from _comments(dict.fromkeys(told))
+        yield from rule_lines(structs.replace(by_name.rules[0], ports=by_name.ports), f"-A {CHAIN}", is_there)
+    for rule in without_name(plan.rules):
         if rule.network.family == family:
-            yield from _comments(wording.caution_lines(rule))
-            yield from _comments(wording.provenance_lines(rule, plan.options.verbose, plan.options.redact))
+            yield from _comments(wording.told_lines(rule, plan))
             yield from rule_lines(rule, f"-A {CHAIN}", is_there)
     yield from policy_lines(plan.policy, family)
     yield f"-A OUTPUT -j {CHAIN}"
@@ -81,11 +89,15 @@ def rule_lines(rule: Rule, start: str, is_there: IsThere) -> Iterator[str]:
     limit = COMMENT_BYTES
     if unit is not None:
         who, limit = f" -m cgroup --path {exact(unit)}", COMMENT_BYTES // 2
-    text = comment(wording.name_of(rule.seen.process), limit)
+    to, told = f"-d {rule.network}", wording.name_of(rule.seen.process)
+    if rule.name is not None:
+        # The comment tells whoever refreshes the set which name to ask for.
+        made, told = set_name(IPSET_PREFIX, rule.name, rule.network.family), rule.name
+        to = f"-m set --match-set {made} dst"
+    text = comment(told, limit)
     for ports in _port_matches(rule):
         yield (
-            f"{start}{interface} -d {rule.network} -p {rule.protocol}{ports}{who} -j ACCEPT"
-            f" -m comment --comment {text}"
+            f"{start}{interface} {to} -p {rule.protocol}{ports}{who} -j ACCEPT -m comment --comment {text}"
         )
 
 
@@ -122,7 +134,7 @@ def policy_lines(policy: Policy, family: Family) -> Iterator[str]:
         yield f"-A {CHAIN} -j DROP"
 
 
-def _head(plan: Plan, family: Family) -> Iterator[str]:
+def _head(plan: Plan, family: Family, is_there: IsThere) -> Iterator[str]:
     program = PROGRAM[family]
     stops = plan.policy in _STOPS
     yield f"pyegress: what this host may connect to, for {program}-restore; all of it is in the chain {CHAIN}"
@@ -134,6 +146,8 @@ def _head(plan: Plan, family: Family) -> Iterator[str]:
         f"{program} -X {CHAIN}"
     )
     yield "What OUTPUT held before decides first."
+    if any(rule.name is not None and rule.network.family == family for rule in plan.rules):
+        yield "CAUTION: rules by name need their sets, or nothing can be loaded: first ipset restore < FILE.ipset"
     scope = plan.options.scope
     yield from wording.baseline_cautions(plan)
     if scope == "unit":
@@ -141,6 +155,8 @@ def _head(plan: Plan, family: Family) -> Iterator[str]:
             "A rule for a unit holds for the cgroup that is there when it is loaded: "
             "load this file again when a unit was restarted, and load it at boot when the units run"
         )
+    mine = (rule for rule in plan.rules if rule.network.family == family)
+    yield from (f"CAUTION: {line}" for line in wording.left_out(mine, is_there))
     yield from wording.evidence_lines(plan)
 
 

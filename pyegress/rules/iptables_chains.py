@@ -100,6 +100,7 @@ def _matches_all(entry: Entry) -> bool:
     asked = (
         entry.protocol,
         entry.network,
+        entry.name_set,
         entry.dports,
         entry.sports,
         entry.oifname,
@@ -120,6 +121,7 @@ def _both(outer: Entry | None, inner: Entry, left: tuple[str, ...]) -> Entry | N
             inner,
             protocol=_same(outer.protocol, inner.protocol),
             network=_narrower(outer.network, inner.network),
+            name_set=_same(outer.name_set, inner.name_set),
             dports=_overlap(outer.dports, inner.dports),
             sports=_overlap(outer.sports, inner.sports),
             oifname=None if device == "lo" else device,

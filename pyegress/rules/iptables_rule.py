@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pyegress.rules.addresses import Family, Network
-from pyegress.rules.firewall import Entry, Range, Verdict
+from pyegress.rules.firewall import EMPTY_SET, Entry, Range, Verdict
+from pyegress.rules.ipset import Sets
 from pyegress.rules.iptables_words import BadLineError
 
 VERDICTS: dict[str, Verdict] = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject"}
@@ -42,7 +43,7 @@ _SHORT = {
     "--ctstate": "--state",
     "--icmpv6-type": "--icmp-type",
 }
-_KNOWN = "tcp udp udplite sctp dccp multiport owner cgroup conntrack state icmp icmp6 icmpv6 comment limit standard"
+_KNOWN = "set tcp udp udplite sctp dccp multiport owner cgroup conntrack state icmp icmp6 icmpv6 comment limit standard"
 _MODULES = frozenset(_KNOWN.split())
 _PROTOCOLS = {
     "icmp": 1,
@@ -79,16 +80,23 @@ class Line(NamedTuple):
     goto: bool
 
 
-def rule_of(words: Sequence[str], family: Family, line: int, text: str, hits: int | None) -> Line:
-    """What stands behind the chain's name; BadLineError where it can't be a rule."""
-    return _Reader(words, family).read(line, text, hits)
+def rule_of(
+    words: Sequence[str], family: Family, line: int, text: str, hits: int | None, sets: Sets | None = None
+) -> Line:
+    """What stands behind the chain's name; BadLineError where it can't be a rule.
+
+    `sets`: of names' addresses; a match for any other isn't understood.
+    """
+    return _Reader(words, family, sets or {}).read(line, text, hits)
 
 
 class _Reader:
     """Goes over the words once."""
 
-    def __init__(self, words: Sequence[str], family: Family) -> None:
+    def __init__(self, words: Sequence[str], family: Family, sets: Sets) -> None:
         self._words = words
+        self._sets = sets
+        self._name_set: str | None = None
         self._at = 0
         self._family = family
         self._negated = False
@@ -130,6 +138,7 @@ class _Reader:
                 family=self._family,
                 protocol=self._protocol or None,
                 network=network,
+                name_set=self._name_set,
                 dports=self._ports.get("--dport"),
                 sports=self._ports.get("--sport"),
                 oifname=None if loopback else self._device,
@@ -204,6 +213,19 @@ class _Reader:
             self._not_understood(option, value)
         else:
             self._networks = [each if each is None or each.prefix else None for each in networks]
+
+    def _in_set(self, option: str, name: str) -> None:
+        flags = self._next(option)
+        addresses = self._sets.get(name)
+        known = addresses is not None and flags == "dst" and self._networks == [None]
+        if self._negated or not known or any(each.family != self._family for each in addresses or ()):
+            self._not_understood(option, name, flags)
+            return
+        self._name_set = name
+        if addresses:
+            self._networks = [*addresses]
+        else:
+            self._unknown.append(EMPTY_SET)
 
     def _of_protocol(self, option: str, value: str) -> None:
         number = _protocol(value)
@@ -283,6 +305,7 @@ _HANDLERS: dict[str, Callable[[_Reader, str, str], None]] = {
     "--jump": _Reader._jump,
     "--goto": _Reader._jump,
     "--destination": _Reader._to,
+    "--match-set": _Reader._in_set,
     "--protocol": _Reader._of_protocol,
     "--dport": _Reader._of_ports,
     "--dports": _Reader._of_ports,

@@ -11,6 +11,7 @@ from pyegress.errors import InputError
 from pyegress.escape import display
 from pyegress.rules.addresses import Family
 from pyegress.rules.firewall import Entry, Firewall, Verdict
+from pyegress.rules.ipset import Sets
 from pyegress.rules.iptables_chains import Chain, Table, laid_out
 from pyegress.rules.iptables_rule import Line, rule_of
 from pyegress.rules.iptables_words import BadLineError
@@ -40,8 +41,9 @@ class _Call(NamedTuple):
 class Tables:
     """Filled line by line."""
 
-    def __init__(self, family: Family, live: bool) -> None:
+    def __init__(self, family: Family, live: bool, sets: Sets | None = None) -> None:
         self._family = family
+        self._sets = sets
         self._live = live
         self._tables: dict[str, Table] = {}
 
@@ -77,7 +79,7 @@ class Tables:
         try:
             call = _call(split(line), table, self._family)
             if call is not None:
-                self._do(call, lambda words: rule_of(words, self._family, self._place(number), text, hits))
+                self._do(call, lambda words: self._rule(words, number, text, hits))
         except BadLineError as error:
             self.refuse(number, str(error))
             if match := re.match(r"-A (\S+)", line):
@@ -112,6 +114,9 @@ class Tables:
             table = {**table, "OUTPUT": Chain(output.policy, lines)}
         entries = laid_out(table)
         return [Firewall(kind="iptables", families=(self._family,), entries=entries, policy=output.policy)]
+
+    def _rule(self, words: Sequence[str], number: int, text: str, hits: int | None) -> Line:
+        return rule_of(words, self._family, self._place(number), text, hits, self._sets)
 
     def _place(self, number: int) -> int:
         return 0 if self._live else number

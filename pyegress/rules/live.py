@@ -10,15 +10,17 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from threading import Event, Timer
 from typing import Literal
 
 from pyegress.errors import EgressError, InputError, UnsupportedError
 from pyegress.escape import display
-from pyegress.rules import read_iptables, read_nft_json
+from pyegress.rules import ipset, read_iptables, read_nft_json
 from pyegress.rules.addresses import Family
 from pyegress.rules.firewall import Firewall
+from pyegress.rules.hostnames import IPSET_PREFIX
 from pyegress.rules.iptables import PROGRAM
 
 PATIENCE_S = 120
@@ -54,7 +56,13 @@ def iptables_chain(family: Family, own: bool = True) -> list[Firewall]:
     if not is_installed(program):
         return []
     try:
-        return read_iptables.read_live_filter(_output(program, "-c"), family, own)
+        text = _output(program, "-c")
+        sets = (
+            ipset.read_text(_output("ipset", "save"), strict=False)
+            if f" --match-set {IPSET_PREFIX}" in text
+            else {}
+        )
+        return read_iptables.read_live_filter(text, family, own, sets)
     except _FailedError as error:
         raise UnsupportedError(str(error)) from error
 
@@ -83,7 +91,12 @@ def other_backend(family: Family) -> Literal["legacy", "nft"] | None:
 
 def is_installed(program: str) -> bool:
     """Whether it can be found."""
-    return _path(program) is not None
+    return found(program) is not None
+
+
+def found(program: str) -> str | None:
+    """Where a program is; also where a user's PATH doesn't look."""
+    return _which(program, f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM}")
 
 
 def legacy_tables(family: Family) -> list[str]:
@@ -94,13 +107,16 @@ def legacy_tables(family: Family) -> list[str]:
         return []
 
 
-def _path(program: str) -> str | None:
-    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM}")
+@cache
+def _which(program: str, path: str) -> str | None:
+    # Absolute and remembered: the watchdog of `apply`, in another folder, takes back by what has loaded.
+    where = shutil.which(program, path=path)
+    return None if where is None else str(Path(where).absolute())
 
 
 def _output(program: str, *arguments: str) -> str:
     """What a program writes to stdout."""
-    path = _path(program)
+    path = found(program)
     if path is None:
         raise UnsupportedError(f"{program}: not found; install it")
     with tempfile.TemporaryFile() as complaints:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
 
 from pyegress.losses import Losses
-from pyegress.record import ATTRIBUTED, Connection, Process
+from pyegress.record import ATTRIBUTED, PACKET_PREFIX, Connection, Process, Repeats
 from pyegress.rules.addresses import Network, target_of
+from pyegress.rules.hostnames import rule_name
 
 MAX_SOURCES = 200_000
 """So many pairs of destination and owner are kept; more are counted as lost."""
@@ -24,7 +25,9 @@ MAX_PROGRAMS = 8
 """Programs named for one destination of one owner; more are counted."""
 MAX_NAMES = 4
 PORTED = ("tcp", "udp")
+PASSES_BY = "sent by AF_PACKET, which no rule for OUTPUT sees"
 _CACHED = 65536
+_OWNERS = 8192
 _INCOMPLETE = ("failed", "lost", "unreadable")
 _NO_UID = (1 << 32) - 1
 """The kernel's name for none; no rule can hold it."""
@@ -51,6 +54,8 @@ class Destination(NamedTuple):
     """None for protocols without ports."""
     ifname: str | None
     """Only for link-local destinations."""
+    name: str | None = None
+    """That it was asked for by, where rules are made from names."""
 
 
 class Owner(NamedTuple):
@@ -103,12 +108,15 @@ class Seen(msgspec.Struct, gc=False):
         if self.process is None or (self.process.pid is None and other.process is not None):
             self.hook, self.process = other.hook, other.process
         self.count += other.count
-        self.first_ns = min(filter(None, (self.first_ns, other.first_ns)), default=0)
-        self.last_ns = max(self.last_ns, other.last_ns)
+        if other.first_ns and (other.first_ns < self.first_ns or not self.first_ns):
+            self.first_ns = other.first_ns
+        if other.last_ns > self.last_ns:
+            self.last_ns = other.last_ns
         self.more += other.more
         for program, count in other.programs.items():
             self._add_program(program, count)
-        self.names = tuple(dict.fromkeys(self.names + other.names))[:MAX_NAMES]
+        if other.names:
+            self.names = tuple(dict.fromkeys(self.names + other.names))[:MAX_NAMES]
 
     def _add_program(self, program: Program, count: int) -> None:
         if program in self.programs or len(self.programs) < MAX_PROGRAMS:
@@ -131,6 +139,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What was lost, by reason, with counts: the rules may be incomplete."""
     unattributed: tuple[tuple[str, int], ...]
     """Connections whose process is not known, by reason."""
+    passing_by: int = 0
+    """Records of AF_PACKET, which no rule can be made for."""
     from_logs: bool = False
     """Read from logs, which don't tell what the audit lost."""
 
@@ -138,30 +148,49 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 class Observations:
     """Gathers connections by destination and owner, at most `limit` such pairs."""
 
-    def __init__(self, name: str, losses: Losses, limit: int = MAX_SOURCES, live: bool = True) -> None:
-        """`name` is what the losses are named after; `live`: observation begins now and lasts until it is asked for."""
+    def __init__(
+        self,
+        name: str,
+        losses: Losses,
+        limit: int = MAX_SOURCES,
+        live: bool = True,
+        keeps_losses: bool = False,
+        by_name: bool = False,
+    ) -> None:
+        """`name` is what the losses are named after; `live`: observation begins now and lasts until it is asked for.
+
+        `keeps_losses`: what is not live tells what the audits lost, which is in `losses` once all is read.
+        `by_name`: what has different names is different.
+        """
         self._name = name
+        self._by_name = by_name
         self._losses = losses
         self._limit = limit
         self._live = live
-        # Processes of a live audit would be held with them; a log's are few objects.
-        self._kept = _CACHED if live else 4 * _CACHED
+        self._tells_losses = live or keeps_losses
         self._since_ns = time.time_ns() if live else 0
         self._connections = 0
         self._sources = 0
         self._unattributed: dict[str, int] = {}
         self._seen: dict[Destination, dict[Owner, Seen]] = {}
         self._known: dict[tuple[object, ...], _Place] = {}
+        self._last: tuple[object, Destination | str] = None, ""
+        # The process stands in the value, so that its id can't become another's while it is a key.
+        self._owners: dict[tuple[object, ...], tuple[Process | None, Owner, Program]] = {}
 
     def __len__(self) -> int:
         return len(self._seen)
 
     def __iter__(self) -> Iterator[tuple[Destination, Owner, Seen]]:
         """All, in no particular order."""
-        self._settle()
-        for destination, owners in self._seen.items():
+        for destination, owners in self.by_destination():
             for owner, seen in owners.items():
                 yield destination, owner, seen
+
+    def by_destination(self) -> Iterable[tuple[Destination, Mapping[Owner, Seen]]]:
+        """All of each destination."""
+        self._settle()
+        return self._seen.items()
 
     def add(self, connections: Iterable[Connection]) -> None:
         """Count connections in; those that no rule can match are counted as skipped."""
@@ -183,7 +212,7 @@ class Observations:
             )
             place = known.get(key)
             if place is None:
-                if len(known) >= self._kept:
+                if len(known) >= _CACHED:
                     self._settle()
                     known.clear()
                 place = known[key] = self._place(connection)
@@ -198,24 +227,39 @@ class Observations:
                 if ts < place.first_ns or not place.first_ns:
                     place.first_ns = ts
 
+    def add_repeats(self, several: Iterable[Repeats]) -> None:
+        """Count connections in that are one already where they repeat."""
+        for repeats in several:
+            place = self._place(repeats.connection)
+            if place.loss is not None:
+                self._losses.add(*place.loss, repeats.records)
+            place.records, place.count = repeats.records, repeats.count
+            place.first_ns, place.last_ns = repeats.first_ns, repeats.last_ns
+            self._bring(place)
+
     def _settle(self) -> None:
         """Bring what was counted since the last time to where it belongs."""
         for place in self._known.values():
-            if not place.records:
-                continue
-            if place.unknown is not None:
-                self._unattributed[place.unknown] = self._unattributed.get(place.unknown, 0) + place.records
-            seen = place.seen
-            if seen is not None:
-                self._connections += place.records
-                seen.count += place.count
-                if place.program is None:
-                    seen.more += place.count
-                else:
-                    seen.programs[place.program] += place.count
-                seen.first_ns = min(filter(None, (seen.first_ns, place.first_ns)), default=0)
-                seen.last_ns = max(seen.last_ns, place.last_ns)
-            place.records = place.count = place.first_ns = place.last_ns = 0
+            if place.records:
+                self._bring(place)
+                place.records = place.count = place.first_ns = place.last_ns = 0
+
+    def _bring(self, place: _Place) -> None:
+        if place.unknown is not None:
+            self._unattributed[place.unknown] = self._unattributed.get(place.unknown, 0) + place.records
+        seen = place.seen
+        if seen is None:
+            return
+        self._connections += place.records
+        seen.count += place.count
+        if place.program is None:
+            seen.more += place.count
+        else:
+            seen.programs[place.program] += place.count
+        if place.first_ns and (place.first_ns < seen.first_ns or not seen.first_ns):
+            seen.first_ns = place.first_ns
+        if place.last_ns > seen.last_ns:
+            seen.last_ns = place.last_ns
 
     def evidence(self) -> Evidence:
         """How much was seen until now."""
@@ -238,7 +282,8 @@ class Observations:
             last_new_ns=max(first, default=0),
             losses=tuple(lost),
             unattributed=tuple(sorted(self._unattributed.items())),
-            from_logs=not self._live,
+            passing_by=self._losses.snapshot().get(("skipped", f"{self._name}: {PASSES_BY}"), 0),
+            from_logs=not self._tells_losses,
         )
 
     def _place(self, connection: Connection) -> _Place:
@@ -248,11 +293,13 @@ class Observations:
             return _Place(process)
         attribution = connection.attribution
         unknown = None if attribution in ATTRIBUTED else attribution
-        destination = destination_of(connection)
+        destination = self._destination(connection)
         if isinstance(destination, str):
             return _Place(process, loss=("skipped", f"{self._name}: {destination}"), unknown=unknown)
-        owners = self._seen.setdefault(destination, {})
-        owner = owner_of(connection)
+        owners = self._seen.get(destination)
+        if owners is None:
+            owners = self._seen[destination] = {}
+        _, owner, program = self._who(connection)
         seen = owners.get(owner)
         if seen is None:
             if self._sources >= self._limit:
@@ -265,12 +312,38 @@ class Observations:
             seen.hook, seen.process = connection.hook, process
         if connection.dest_names:
             seen.names = tuple(dict.fromkeys(seen.names + connection.dest_names))[:MAX_NAMES]
-        program = program_of(process)
         if program not in seen.programs:
             if len(seen.programs) >= MAX_PROGRAMS:
                 return _Place(process, seen=seen, unknown=unknown)
             seen.programs[program] = 0
         return _Place(process, seen=seen, program=program, unknown=unknown)
+
+    def _destination(self, connection: Connection) -> Destination | str:
+        """What is gathered from a log comes by destination."""
+        address = connection.dest_ip, connection.dest_port, connection.protocol
+        name = rule_name(connection) if self._by_name else None
+        where = *address, connection.ifname, connection.verdict, name
+        if where != self._last[0]:
+            destination = destination_of(connection)
+            # A set of addresses has no room for the interface.
+            if (
+                name is not None
+                and not isinstance(destination, str)
+                and not destination.address.is_link_local
+            ):
+                destination = destination._replace(name=name)
+            self._last = where, destination
+        return self._last[1]
+
+    def _who(self, connection: Connection) -> tuple[Process | None, Owner, Program]:
+        process = connection.process
+        key = id(process), connection.socket_uid, connection.kernel_socket
+        found = self._owners.get(key)
+        if found is None:
+            if len(self._owners) >= _OWNERS:
+                self._owners.clear()
+            found = self._owners[key] = process, owner_of(connection), program_of(process)
+        return found
 
 
 class _Place(msgspec.Struct, gc=False):
@@ -298,6 +371,8 @@ def destination_of(connection: Connection) -> Destination | str:
     if target is None:
         return "no address that packets are sent to"
     protocol, port = connection.protocol, connection.dest_port
+    if protocol.startswith(PACKET_PREFIX):
+        return PASSES_BY
     if protocol in ("6", "17"):
         return "TCP or UDP by number, without ports"
     if protocol in PORTED:

@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from itertools import count
 
 from pyegress.escape import escaped
 from pyegress.rules import wording
-from pyegress.rules.addresses import BITS, Target
+from pyegress.rules.addresses import BITS, Family, Network, Target
 from pyegress.rules.baseline import Servers
+from pyegress.rules.bynames import NameRule, name_rules, name_sets, without_name
+from pyegress.rules.hostnames import NFT_PREFIX, set_name
 from pyegress.rules.model import PORTED
 from pyegress.rules.options import Policy
 from pyegress.rules.quote import word
-from pyegress.rules.shape import ANYBODY, Plan, Rule, Who
+from pyegress.rules.shape import ANYBODY, Plan, Ports, Rule, Who
 
 TABLE = "pyegress"
 COMMENT_BYTES = 128
+_COMMENTS = 1024
+"""Kept, as a program has many destinations."""
 LOG_PREFIX = "pyegress: "
+_FAMILIES: tuple[Family, ...] = (4, 6)
 _ND = "nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-report, mld2-listener-report"
 _SPELLED = {'"': "\\u0022", "$": "\\u0024", "`": "\\u0060", "!": "\\u0021", "\\": "\\\\"}
 _NAME_CHARS = 60
@@ -37,6 +43,7 @@ IsThere = Callable[[str], bool]
 """Whether a cgroup of that path exists: nft refuses a file with any other."""
 
 
+@lru_cache(_COMMENTS)
 def comment(text: str) -> str:
     """A string of at most 128 bytes, cut between characters."""
     kept, room = [], COMMENT_BYTES
@@ -51,7 +58,7 @@ def comment(text: str) -> str:
 
 def lines(plan: Plan, table: str, is_there: IsThere) -> Iterator[str]:
     """The file."""
-    yield from (f"# {line}" for line in _head(plan, table))
+    yield from (f"# {line}" for line in _head(plan, table, is_there))
     # Added first, so that there always is one to delete.
     yield f"add table inet {table}"
     yield f"delete table inet {table}"
@@ -59,12 +66,15 @@ def lines(plan: Plan, table: str, is_there: IsThere) -> Iterator[str]:
     units = _named(sorted({rule.who.unit for rule in plan.rules if rule.who.unit is not None}))
     for unit, name in units.items():
         yield from _unit_set(unit, name, table, is_there)
-    statements: list[str] = []
+    for (name, family), addresses in name_sets(plan.rules).items():
+        yield from _name_set(name, family, addresses, plan)
+    statements = [_name_rule(each, _who_match(each.who, units)) for each in name_rules(plan.rules)]
     for who, mine in _by_who(plan).items():
         match = _who_match(who, units)
-        for family in (4, 6):
+        by_set = _by_set(mine)
+        for family in _FAMILIES:
             for protocol in (*PORTED, "other"):
-                sets = [rule for rule in mine if _is_of(rule, family, protocol)]
+                sets = by_set.get((family, protocol))
                 if sets:
                     name = f"{_who_name(who, units)}_{protocol}{family}"
                     yield from _set(name, sets, plan)
@@ -72,7 +82,7 @@ def lines(plan: Plan, table: str, is_there: IsThere) -> Iterator[str]:
                     statements.append(f"{match}{_FIELDS[family]} . {behind} @{name} counter accept")
         for rule in mine:
             if rule.ifname is not None:
-                statements += [f"# {line}" for line in _told(rule, plan)]
+                statements += [f"# {line}" for line in wording.told_lines(rule, plan)]
                 statements.append(_link_local(rule, match))
     yield "\tchain output {"
     yield "\t\ttype filter hook output priority filter; policy accept;"
@@ -84,7 +94,7 @@ def lines(plan: Plan, table: str, is_there: IsThere) -> Iterator[str]:
     yield "}"
 
 
-def _head(plan: Plan, table: str) -> Iterator[str]:
+def _head(plan: Plan, table: str, is_there: IsThere) -> Iterator[str]:
     yield f"pyegress: what this host may connect to, for nft; all of it is in the table inet {table}"
     yield "load, also again: pyegress apply FILE, or nft -f FILE"
     yield f"remove: pyegress apply --remove, or nft delete table inet {table}"
@@ -100,13 +110,14 @@ def _head(plan: Plan, table: str) -> Iterator[str]:
             "nft refuses a file with a cgroup that is not there, as at boot: let the drop-ins fill the sets then, and "
             "put a # before each elements line of a set cgroup_..."
         )
+    yield from (f"CAUTION: {line}" for line in wording.left_out(plan.rules, is_there))
     yield from wording.evidence_lines(plan)
 
 
 def _by_who(plan: Plan) -> dict[Who, list[Rule]]:
     """The rules for all come last, so that counters tell what the narrower ones didn't cover."""
     found: dict[Who, list[Rule]] = {}
-    for rule in plan.rules:
+    for rule in without_name(plan.rules):
         found.setdefault(rule.who, []).append(rule)
     order = sorted(found, key=lambda who: (who == ANYBODY, who.uid or 0, who.unit or ""))
     return {who: found[who] for who in order}
@@ -151,10 +162,14 @@ def _unit_set(unit: str, name: str, table: str, is_there: IsThere) -> Iterator[s
     yield "\t}"
 
 
-def _is_of(rule: Rule, family: int, protocol: str) -> bool:
-    if rule.network.family != family or rule.ifname is not None:
-        return False
-    return rule.protocol == protocol or (protocol == "other" and rule.protocol not in PORTED)
+def _by_set(rules: list[Rule]) -> dict[tuple[Family, str], list[Rule]]:
+    """Those that a set of a family and protocol can hold."""
+    found: dict[tuple[Family, str], list[Rule]] = {}
+    for rule in rules:
+        if rule.ifname is None:
+            protocol = rule.protocol if rule.protocol in PORTED else "other"
+            found.setdefault((rule.network.family, protocol), []).append(rule)
+    return found
 
 
 def _set(name: str, rules: list[Rule], plan: Plan) -> Iterator[str]:
@@ -167,7 +182,7 @@ def _set(name: str, rules: list[Rule], plan: Plan) -> Iterator[str]:
     yield "\t\tcounter"
     yield "\t\telements = {"
     for rule in rules:
-        yield from (f"\t\t\t# {line}" for line in _told(rule, plan))
+        yield from (f"\t\t\t# {line}" for line in wording.told_lines(rule, plan))
         said = comment(wording.name_of(rule.seen.process) or _UNKNOWN)
         ports = [_range(*each) for each in rule.ports] or [rule.protocol]
         yield "\t\t\t" + " ".join(f"{rule.network} . {port} comment {said}," for port in ports)
@@ -175,13 +190,29 @@ def _set(name: str, rules: list[Rule], plan: Plan) -> Iterator[str]:
     yield "\t}"
 
 
+def _name_set(name: str, family: Family, addresses: dict[Network, list[Rule]], plan: Plan) -> Iterator[str]:
+    yield f"\t# {name}"
+    yield f"\tset {set_name(NFT_PREFIX, name, family)} {{"
+    yield f"\t\ttype {_TYPES[family]}"
+    yield "\t\tflags timeout"
+    yield f"\t\ttimeout {plan.options.grace_s}s"
+    yield "\t\telements = {"
+    for address, rules in addresses.items():
+        told = dict.fromkeys(line for rule in rules for line in wording.told_lines(rule, plan))
+        yield from (f"\t\t\t# {line}" for line in (*told, *wording.other_names(name, address, plan)))
+        yield f"\t\t\t{address} comment {comment(wording.name_of(rules[0].seen.process) or _UNKNOWN)},"
+    yield "\t\t}"
+    yield "\t}"
+
+
+def _name_rule(rule: NameRule, who: str) -> str:
+    """The comment tells whoever refreshes the set which name to ask for."""
+    to = f"{_FIELDS[rule.family]} @{set_name(NFT_PREFIX, rule.name, rule.family)}"
+    return f"{who}{to} {_behind(rule.protocol, rule.ports)} counter accept comment {comment(rule.name)}"
+
+
 def _is_wide(rule: Rule) -> bool:
     return rule.network.prefix < BITS[rule.network.family] or any(first != last for first, last in rule.ports)
-
-
-def _told(rule: Rule, plan: Plan) -> Iterator[str]:
-    yield from wording.caution_lines(rule)
-    yield from wording.provenance_lines(rule, plan.options.verbose, plan.options.redact)
 
 
 def _range(first: int, last: int) -> str:
@@ -189,11 +220,16 @@ def _range(first: int, last: int) -> str:
 
 
 def _link_local(rule: Rule, who: str) -> str:
-    ports = ", ".join(_range(*each) for each in rule.ports)
-    behind = f"{rule.protocol} dport {{ {ports} }}" if ports else f"meta l4proto {rule.protocol}"
+    behind = _behind(rule.protocol, rule.ports)
     said = comment(wording.name_of(rule.seen.process) or _UNKNOWN)
     field = _FIELDS[rule.network.family]
     return f'{who}oifname "{rule.ifname}" {field} {rule.network} {behind} counter accept comment {said}'
+
+
+def _behind(protocol: str, ports: Ports) -> str:
+    """What is asked for beside the address."""
+    listed = ", ".join(_range(*each) for each in ports)
+    return f"{protocol} dport {{ {listed} }}" if listed else f"meta l4proto {protocol}"
 
 
 def _baseline(servers: Servers) -> Iterator[str]:

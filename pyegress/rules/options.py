@@ -9,12 +9,16 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from pyegress.options import DurationNs
 from pyegress.redact import RedactOptions
 from pyegress.rules.addresses import BITS, Network
 
 Scope = Literal["any", "user", "unit"]
-Merge = Literal["exact", "ports", "prefix"]
+Merge = Literal["exact", "ports", "prefix", "name"]
 Policy = Literal["accept", "log", "reject", "drop"]
+
+SECOND_NS, MINUTE_NS, DAY_NS = 1_000_000_000, 60_000_000_000, 86_400_000_000_000
+"""ipset counts no more than 24 days."""
 
 
 class MaxExtra(msgspec.Struct, frozen=True):
@@ -63,7 +67,8 @@ class RuleOptions(RedactOptions, frozen=True, kw_only=True):
         Merge,
         Meta(
             description="exact: a rule per address and port; ports: per address with its ports; prefix: per network "
-            "that max-extra allows"
+            "that max-extra allows; name: per name that was asked for, whose addresses are in a set that "
+            "`pyegress names refresh` keeps filled; what has no name per address and port"
         ),
     ] = "exact"
     max_extra: Annotated[
@@ -73,6 +78,14 @@ class RuleOptions(RedactOptions, frozen=True, kw_only=True):
             "network, such as /24 (IPv6: as many addresses) or /24,/64"
         ),
     ] = MaxExtra()
+    grace: Annotated[
+        DurationNs,
+        Meta(
+            description="with merge:name, how long an address is allowed after its name last led to it",
+            ge=MINUTE_NS,
+            le=24 * DAY_NS,
+        ),
+    ] = DAY_NS
     baseline: Annotated[
         bool,
         Meta(
@@ -91,3 +104,8 @@ class RuleOptions(RedactOptions, frozen=True, kw_only=True):
     file: Annotated[
         str, Meta(description="file to write (0640; replaced whole at exit and on SIGUSR1), - for stdout")
     ] = "-"
+
+    @property
+    def grace_s(self) -> int:
+        """`grace` in whole seconds, as firewalls have it."""
+        return self.grace // SECOND_NS

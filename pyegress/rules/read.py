@@ -9,7 +9,7 @@ from typing import Literal
 
 from pyegress.errors import EgressError, InputError
 from pyegress.escape import display
-from pyegress.rules import read_iptables, read_nft, read_nft_json
+from pyegress.rules import ipset, read_iptables, read_nft, read_nft_json
 from pyegress.rules.addresses import Family
 from pyegress.rules.firewall import Firewall
 from pyegress.rules.iptables import CHAIN
@@ -46,13 +46,23 @@ def is_rules_file(name: str) -> bool:
         if not Path(name).is_file():
             return False
         with Path(name).open("rb") as file:
-            return kind_of(file.read(_HEAD_BYTES).decode("utf-8", "surrogateescape")) is not None
+            return kind_of(decoded(file.read(_HEAD_BYTES))) is not None
     except (OSError, ValueError):
         return False
 
 
 def text_of(name: str) -> str:
-    """The whole file."""
+    """The whole file; raises InputError."""
+    return decoded(data_of(name))
+
+
+def decoded(data: bytes) -> str:
+    """Bytes as text that can be encoded again."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def data_of(name: str) -> bytes:
+    """The same as bytes."""
     try:
         with Path(name).open("rb") as file:
             data = file.read(MOST_BYTES + 1)
@@ -64,11 +74,13 @@ def text_of(name: str) -> str:
         raise InputError(f"{display(name)}: {error}") from error
     if len(data) > MOST_BYTES:
         raise InputError(f"{display(name)}: more than {MOST_BYTES >> 20} MiB, which no file of rules has")
-    return data.decode("utf-8", "surrogateescape")
+    return data
 
 
-def firewalls(name: str, text: str, kind: Kind, family: Family | None) -> list[Firewall]:
-    """Its chains; the family is that of a file for iptables-restore."""
+def firewalls(
+    name: str, text: str, kind: Kind, family: Family | None, sets: ipset.Sets | None = None
+) -> list[Firewall]:
+    """Its chains; the family is that of a file for iptables-restore, which looks into sets of names."""
     try:
         if kind == "nft":
             return read_nft.read_text(text)
@@ -82,9 +94,21 @@ def firewalls(name: str, text: str, kind: Kind, family: Family | None) -> list[F
             ]
         if family is None:
             raise InputError("cannot tell IPv4 from IPv6; add --family 4 or --family 6")
-        return read_iptables.read_text(text, family)
+        return read_iptables.read_text(text, family, sets=sets)
     except EgressError as error:
         raise InputError(f"{display(name)}: {error}") from error
+
+
+def sets_beside(name: str, text: str) -> ipset.Sets:
+    """Those that the rules of a file for iptables-restore look into, from the file that was made with it."""
+    if " --match-set " not in text:
+        return {}
+    beside = ipset.beside(name)
+    try:
+        return ipset.read_text(text_of(beside))
+    except InputError as error:
+        where = "" if str(error).startswith(display(beside)) else f"{display(beside)}: "
+        raise InputError(f"{where}{error}; it holds the sets of {display(name)}") from error
 
 
 def fills_own_chain(text: str) -> bool:

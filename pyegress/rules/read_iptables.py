@@ -11,6 +11,7 @@ from pyegress.errors import InputError
 from pyegress.escape import display
 from pyegress.rules.addresses import Family
 from pyegress.rules.firewall import Firewall
+from pyegress.rules.ipset import Sets
 from pyegress.rules.iptables import CHAIN
 from pyegress.rules.iptables_tables import COUNTS, Tables
 from pyegress.rules.iptables_words import BadLineError, OpenQuoteError, restore_words, shell_words
@@ -35,24 +36,25 @@ _WANTED = {
 }
 
 
-def read_text(text: str, family: Family, *, live: bool = False) -> list[Firewall]:
+def read_text(text: str, family: Family, *, live: bool = False, sets: Sets | None = None) -> list[Firewall]:
     """The chains that packets of that family pass on their way out, in that order.
 
     `live`: the kernel's rules; they have no places, and what can't be read is an unknown rule. In files it is an
-    InputError with the line. A file of commands holds both families, the others one.
+    InputError with the line. A file of commands holds both families, the others one. `sets`: those of names
+    that rules look into.
     """
     if not live and is_commands(text):
         return read_commands(text, family)
-    return _read(text, family, live).firewalls()
+    return _read(text, family, live, sets).firewalls()
 
 
-def read_live_filter(text: str, family: Family, own: bool) -> list[Firewall]:
+def read_live_filter(text: str, family: Family, own: bool, sets: Sets | None = None) -> list[Firewall]:
     """What iptables-save lists of OUTPUT in the table filter; `own`: only as it leads to PYEGRESS, if that is there."""
-    return _read(text, family, live=True).filters(CHAIN if own else None)
+    return _read(text, family, True, sets).filters(CHAIN if own else None)
 
 
-def _read(text: str, family: Family, live: bool) -> Tables:
-    tables = Tables(family, live)
+def _read(text: str, family: Family, live: bool, sets: Sets | None) -> Tables:
+    tables = Tables(family, live, sets)
     table = ""
     for number, line in _restore_lines(text, live):
         if line.startswith("*"):

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from pyegress.errors import InputError
 from pyegress.escape import display
-from pyegress.rules.firewall import Entry, Firewall, Verdict
+from pyegress.rules.firewall import EMPTY_SET, Entry, Firewall, Verdict
+from pyegress.rules.hostnames import is_set_name
 from pyegress.rules.nft_fields import ICMP_TYPES, Way, both, networks, numbers, ports, protocol_number, states
 
 _TOKEN = re.compile(r'"[^"\n]*"|#.*|[{},;]|[^\s{},;"#]+')
@@ -24,6 +25,7 @@ _BASE = re.compile(
     r"type filter hook output priority (?:filter|-?[0-9]+|filter [+-] [0-9]+) ;(?: policy (accept|drop) ;)?"
 )
 _WILDCARD = "*"
+_TIMEOUT = re.compile(r"timeout (?:[0-9]+(?:ms|[dhms]))+")
 _FIRST = {"ip": 4, "ip6": 6}
 
 
@@ -121,7 +123,7 @@ class _Reader:
                 made.kind = match[1]
             elif words[:3] == ["elements", "=", "{"]:
                 self._read_elements(made, words[3:])
-            elif " ".join(words).removesuffix(" ;") not in ("counter", "flags interval", "auto-merge"):
+            elif not _is_set_option(" ".join(words).removesuffix(" ;")):
                 self._refuse("is not understood in a set")
         self._refuse("the set doesn't end")
 
@@ -140,6 +142,10 @@ class _Reader:
         said = None
         if len(words) > 2 and words[-2] == "comment" and words[-1] not in _PUNCTUATION:
             said, words = words[-1].strip('"'), words[:-2]
+        while (
+            len(words) > 2 and words[-2] in ("timeout", "expires") and _TIMEOUT.match(f"timeout {words[-1]}")
+        ):
+            words = words[:-2]
         if (
             len(words) % 2 == 0
             or not {".", *_PUNCTUATION}.isdisjoint(words[::2])
@@ -177,7 +183,9 @@ class _Reader:
                 unknown += [pattern] if pattern.startswith("limit") else []
             else:
                 ways = self._both(ways, read, found)
-        return [Entry(verdict=verdict, unknown=tuple(unknown), **way) for way in ways]
+        return [
+            Entry(verdict=verdict, **{**way, "unknown": (*unknown, *way.get("unknown", ()))}) for way in ways
+        ]
 
     def _next(self, rest: _Words) -> tuple[str, list[Any], Any]:
         for pattern, read in _MATCHES:
@@ -218,8 +226,8 @@ class _Words:
         return display(self._words[0])
 
     def take(self, pattern: str) -> list[Any] | None:
-        """What stands for the pattern's `*` (a word or a set in braces), `+` (that, or words between commas) and `?`
-        (a word), if it comes next.
+        """What stands for the pattern's `*` (a word or a set in braces), `+` (that, or words between commas), `?`
+        (a word) and `@` (the name of a set), if it comes next.
         """
         found: list[Any] = []
         at = 0
@@ -234,6 +242,10 @@ class _Words:
                     return None
                 found.append([each for part in _split(self._words[at + 1 : end]) for each in part])
                 at = end
+            elif wanted == "@":
+                if word[0] != "@":
+                    return None
+                found.append(word)
             elif wanted in "*+?":
                 if word in _PUNCTUATION:
                     return None
@@ -274,6 +286,25 @@ def _daddr(family: int) -> Any:
         for text in found[0]:
             for network in networks(text, family):
                 yield {"family": family, "network": network}
+
+    return read
+
+
+def _in_name_set(family: int) -> Any:
+    def read(reader: _Reader, found: list[Any]) -> Iterator[Way]:
+        name = found[0].removeprefix("@")
+        if name == found[0] or not is_set_name(name):
+            raise ValueError(name)
+        asked: Way = {"family": family, "name_set": name}
+        elements = reader.set_named(name, "ipv4_addr" if family == 4 else "ipv6_addr")
+        if not elements:
+            yield asked | {"unknown": (EMPTY_SET,)}
+        for element in elements:
+            try:
+                for network in networks(element.text, family):
+                    yield asked | {"network": network, "line": element.line, "text": element.text}
+            except ValueError as error:
+                raise _refused(element.line, element.text, "is not understood") from error
 
     return read
 
@@ -350,6 +381,9 @@ _MATCHES: tuple[tuple[str, Any], ...] = (
     ),
     ("ip daddr . ip protocol ?", _in_set(4, "inet_proto", None)),
     ("ip6 daddr . meta l4proto ?", _in_set(6, "inet_proto", None)),
+    # A set's name is one word, and no address.
+    ("ip daddr @", _in_name_set(4)),
+    ("ip6 daddr @", _in_name_set(6)),
     ("ip daddr *", _daddr(4)),
     ("ip6 daddr *", _daddr(6)),
     *((f"{name} dport *", _ports(number, "dports")) for name, number in (("tcp", 6), ("udp", 17))),
@@ -378,6 +412,12 @@ _MATCHES: tuple[tuple[str, Any], ...] = (
     ("reject", "reject"),
     ("comment ?", _comment),
 )
+
+
+def _is_set_option(text: str) -> bool:
+    return text in ("counter", "flags interval", "flags timeout", "auto-merge") or bool(
+        _TIMEOUT.fullmatch(text)
+    )
 
 
 def _refused(number: int, line: str, why: str) -> InputError:

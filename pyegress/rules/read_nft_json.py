@@ -15,7 +15,8 @@ from msgspec import structs
 
 from pyegress.errors import InputError
 from pyegress.rules.addresses import Network
-from pyegress.rules.firewall import Entry, Firewall, Range, Verdict
+from pyegress.rules.firewall import EMPTY_SET, Entry, Firewall, Range, Verdict
+from pyegress.rules.hostnames import is_set_name
 from pyegress.rules.nft_fields import ICMP_TYPES, PROTOCOLS, Way, both, networks, states
 
 DEPTH = 8
@@ -126,7 +127,8 @@ class _Ruleset:
         text = json.dumps(listed["expr"], ensure_ascii=False)
         for way in rule.ways:
             told: Way = {"comment": listed.get("comment"), "hits": rule.hits, **way}
-            yield Entry(line=0, text=text, verdict=verdict, unknown=tuple(rule.unknown), **told)
+            told["unknown"] = (*rule.unknown, *way.get("unknown", ()))
+            yield Entry(line=0, text=text, verdict=verdict, **told)
 
     def _read(self, listed: Json) -> _Rule:
         rule = _Rule()
@@ -165,6 +167,11 @@ class _Ruleset:
             return [
                 states(each for value in elements for each in (value if isinstance(value, list) else [value]))
             ]
+        named: Way = {}
+        if isinstance(right, str) and right.startswith("@") and is_set_name(right[1:]):
+            named = {"name_set": right[1:]}
+            if not elements:
+                return [named | {"family": int(right[1:].partition("_")[0][-1]), "unknown": (EMPTY_SET,)}]
         lefts = left.get("concat", [left])
         ways: list[Way] = []
         for element in elements:
@@ -172,13 +179,14 @@ class _Ruleset:
             if isinstance(element, dict) and "elem" in element:
                 inner = element["elem"]
                 value = inner["val"]
-                told = {"comment": inner["comment"]} if "comment" in inner else {}
+                # Of a rule by name its own comment is told.
+                told = {"comment": inner["comment"]} if "comment" in inner and not named else {}
                 if "counter" in inner:
                     told["hits"] = inner["counter"]["packets"]
             values = value["concat"] if isinstance(value, dict) and "concat" in value else [value]
             if len(values) != len(lefts):
                 raise _NotUnderstood
-            made: list[Way] = [told]
+            made: list[Way] = [told | named]
             for each, wanted in zip(lefts, values, strict=True):
                 made = [both(way, more) for way in made for more in _field(each, wanted)]
             ways += made

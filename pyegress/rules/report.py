@@ -42,6 +42,8 @@ class ReportedEvidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """What was lost: where there is any, rules may be missing."""
     unattributed: tuple[ReportedCount, ...]
     """Connections whose process is not known."""
+    passing_by: int = 0
+    """Records of AF_PACKET sockets, which no rule can be made for."""
     from_logs: bool = False
     """Read from logs, which don't tell what the audit lost."""
 
@@ -75,6 +77,8 @@ class ReportedRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Name of the uid."""
     unit: str | None = None
     """Only that cgroup's sockets."""
+    name: str | None = None
+    """It is for that name, of which `network` is one address."""
     unseen: int = 0
     """Addresses that it allows though nobody used them."""
     widened: bool = False
@@ -133,6 +137,7 @@ def _evidence(evidence: Evidence) -> ReportedEvidence:
         destinations=evidence.destinations,
         losses=_counts(evidence.losses),
         unattributed=_counts(evidence.unattributed),
+        passing_by=evidence.passing_by,
         from_logs=evidence.from_logs,
     )
 
@@ -148,6 +153,7 @@ def _rule(rule: Rule, redact: bool) -> ReportedRule:
         uid=rule.who.uid,
         user=_shown(rule.user),
         unit=_shown(rule.who.unit),
+        name=rule.name,
         unseen=rule.unseen,
         widened=rule.widened,
         count=seen.count,

@@ -12,7 +12,7 @@ from msgspec import structs
 from pyegress.rules.addresses import Network
 from pyegress.rules.baseline import Servers
 from pyegress.rules.cover import cover
-from pyegress.rules.model import Destination, Evidence, Observations, Owner, Seen
+from pyegress.rules.model import Evidence, Observations, Owner, Seen
 from pyegress.rules.options import Policy, RuleOptions, Scope
 
 
@@ -49,6 +49,8 @@ class Rule(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     seen: Seen
     widened: bool
     """Scoped rules were wanted, but whose connections these were isn't known or can't be written."""
+    name: str | None = None
+    """It is for that name, of which `network` is one address."""
 
     @property
     def unseen(self) -> int:
@@ -65,6 +67,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     options: RuleOptions
     servers: Servers | None
     """For the baseline; None without one."""
+    shared: dict[Network, tuple[str, ...]] = {}
+    """Addresses that rules by name allow and that have several names, aliases among them."""
 
     @property
     def unseen(self) -> int:
@@ -78,11 +82,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def plan(observations: Observations, options: RuleOptions, servers: Servers | None = None) -> Plan:
     """All of it for what was observed until now."""
+    rules = tuple(shaped(observations, options))
     return Plan(
-        rules=tuple(shaped(observations, options)),
+        rules=rules,
         evidence=observations.evidence(),
         options=options,
         servers=servers,
+        shared=_shared(rules),
     )
 
 
@@ -96,6 +102,17 @@ def shaped(observations: Observations, options: RuleOptions) -> list[Rule]:
     return sorted(exact, key=_rank)
 
 
+def joined(rules: Iterable[Rule]) -> Ports:
+    """The ports of all of them."""
+    ports: list[tuple[int, int]] = []
+    for first, last in sorted({each for rule in rules for each in rule.ports}):
+        if ports and first == ports[-1][1] + 1:
+            ports[-1] = ports[-1][0], last
+        else:
+            ports.append((first, last))
+    return tuple(ports)
+
+
 def who_of(owner: Owner, scope: Scope) -> Who:
     """Whose connections are allowed where that owner's were seen."""
     if scope == "user":
@@ -103,25 +120,35 @@ def who_of(owner: Owner, scope: Scope) -> Who:
     return Who(None, owner.unit) if scope == "unit" else ANYBODY
 
 
+def _shared(rules: Iterable[Rule]) -> dict[Network, tuple[str, ...]]:
+    names: dict[Network, dict[str, None]] = {}
+    for rule in rules:
+        if rule.name is not None:
+            names.setdefault(rule.network, {}).update(dict.fromkeys((rule.name, *rule.seen.names)))
+    return {network: tuple(each) for network, each in names.items() if len(each) > 1}
+
+
 def _exact(observations: Observations, scope: Scope) -> Iterator[Rule]:
-    folded: dict[tuple[Destination, Who], tuple[Seen, str | None]] = {}
-    for destination, owner, seen in observations:
-        key = destination, who_of(owner, scope)
-        total, user = folded.get(key) or (Seen(seen.hook, None), None)
-        total.add(seen)
-        folded[key] = total, user or owner.user
-    for (destination, who), (seen, user) in folded.items():
-        yield Rule(
-            who=who,
-            user=user if who.uid is not None else None,
-            protocol=destination.protocol,
-            network=destination.address,
-            ports=() if destination.port is None else ((destination.port, destination.port),),
-            ifname=destination.ifname,
-            used=1,
-            seen=seen,
-            widened=scope != "any" and who == ANYBODY,
-        )
+    for destination, owners in observations.by_destination():
+        folded: dict[Who, tuple[Seen, str | None]] = {}
+        for owner, seen in owners.items():
+            who = who_of(owner, scope)
+            total, user = folded.get(who) or (Seen(seen.hook, None), None)
+            total.add(seen)
+            folded[who] = total, user or owner.user
+        for who, (total, user) in folded.items():
+            yield Rule(
+                who=who,
+                user=user if who.uid is not None else None,
+                protocol=destination.protocol,
+                network=destination.address,
+                ports=() if destination.port is None else ((destination.port, destination.port),),
+                ifname=destination.ifname,
+                used=1,
+                seen=total,
+                widened=scope != "any" and who == ANYBODY,
+                name=destination.name,
+            )
 
 
 def _merged(
@@ -145,13 +172,7 @@ def _by_port(rule: Rule) -> tuple[object, ...]:
 
 
 def _one_address(rules: list[Rule]) -> Iterator[Rule]:
-    ports: list[tuple[int, int]] = []
-    for first, last in sorted(each for rule in rules for each in rule.ports):
-        if ports and first == ports[-1][1] + 1:
-            ports[-1] = ports[-1][0], last
-        else:
-            ports.append((first, last))
-    yield structs.replace(rules[0], ports=tuple(ports), seen=_together(rules))
+    yield structs.replace(rules[0], ports=joined(rules), seen=_together(rules))
 
 
 def _networks(rules: list[Rule], options: RuleOptions) -> Iterator[Rule]:
@@ -183,4 +204,5 @@ def _rank(rule: Rule) -> tuple[object, ...]:
         rule.ifname or "",
         -1 if rule.who.uid is None else rule.who.uid,
         rule.who.unit or "",
+        rule.name or "",
     )

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyegress.apply import backends, programs
+from pyegress.apply import backends
 from pyegress.apply.chain import Chain
 from pyegress.apply.table import Table
+from pyegress.rules import live
 from tests.netns import needs_netfilter, own_netns, run
 
 pytestmark = needs_netfilter
@@ -48,8 +49,8 @@ def test_tables_of_nft_itself_are_not_iptables() -> None:
 def test_hosts_with_one_of_them(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other is enough."""
     run("nft add table inet pyegress && iptables -N PYEGRESS")
-    found = programs.found
-    monkeypatch.setattr(programs, "found", lambda name: None if name.startswith(missing) else found(name))
+    found = live.found
+    monkeypatch.setattr(live, "found", lambda name: None if name.startswith(missing) else found(name))
     said = backends.removed("pyegress")
     assert said == [
         "chain PYEGRESS of iptables-nft removed" if missing == "nft" else "table inet pyegress removed"
@@ -59,9 +60,9 @@ def test_hosts_with_one_of_them(missing: str, monkeypatch: pytest.MonkeyPatch) -
 def test_host_that_names_no_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     """An iptables from before there were two."""
     run("iptables -N PYEGRESS && ip6tables -N PYEGRESS")
-    found = programs.found
+    found = live.found
     monkeypatch.setattr(
-        programs, "found", lambda name: None if "-nft-" in name or "-legacy-" in name else found(name)
+        live, "found", lambda name: None if "-nft-" in name or "-legacy-" in name else found(name)
     )
     assert backends.removed("pyegress") == [
         "chain PYEGRESS of iptables removed",

@@ -235,3 +235,18 @@ def test_rule_of_a_unit_that_has_ended_is_left_out(backend: str) -> None:
         "[0:0] -A PYEGRESS -p udp -j ACCEPT",
         '[0:0] -A PYEGRESS -m comment --comment "x --path /nosuch" -j ACCEPT',
     ]
+
+
+@needs_netfilter
+def test_sets_that_are_not_loaded() -> None:
+    """Rules by name are refused without them, with what to do."""
+    rule = (
+        "-A PYEGRESS -m set --match-set pyegress4_a_exampl_aaaaaaaaaaaa dst -p tcp -m tcp --dport 1 -j ACCEPT"
+    )
+    text = f"*filter\n:PYEGRESS - [0:0]\n{rule}\n-A OUTPUT -j PYEGRESS\nCOMMIT\n".encode()
+    with own_netns(), pytest.raises(InputError) as raised:
+        Chain("rules.v4", text, 4).check()
+    assert str(raised.value) == (
+        "rules.v4:3: Set pyegress4_a_exampl_aaaaaaaaaaaa doesn't exist; load the sets first: "
+        "ipset restore < rules.ipset; nothing was changed"
+    )

@@ -171,3 +171,17 @@ def test_process_that_ended_first(tmp_path: Path) -> None:
     known = Namespaces(tmp_path, ())
     assert sorted(known._paths(())) == [f"{tmp_path}/{pid}/ns/net" for pid in (100, 101, 102)]
     assert list(known._paths({7})) == [f"{tmp_path}/102/ns/net"]
+
+
+@pytest.mark.parametrize(("kept", "others"), [("LOOKING", 0), ("LOOKING | {Capability.SYS_ADMIN}", 1)])
+def test_with_the_rights_that_inputs_keep(kept: str, others: int) -> None:
+    """CAP_SYS_ADMIN is what it takes, beside those to look into /proc."""
+    with namespace(f"{HERE}/24") as name, sender(name), acting() as user:
+        root = os.fspath(Path(__file__).resolve().parents[2])
+        user.do(f"sys.path.insert(0, {root!r})")
+        user.do("from pyegress.attribute.namespaces import Namespaces")
+        user.do("from pyegress.attribute.sockets import Query")
+        user.do("from pyegress.privileges import LOOKING, Capability, drop")
+        user.do(f"drop({kept})")
+        ((*found,),) = user.do(f"[len(each) for each in Namespaces().search([Query(*{tuple(asked())!r})])],")
+        assert found == [others]

@@ -177,6 +177,17 @@ def test_protocol(number: int, protocol: str) -> None:
     assert decode(protocol=number).protocol == protocol
 
 
+@pytest.mark.parametrize(("number", "protocol"), [(17, "packet-udp"), (1, "packet-1")])
+def test_frame_of_af_packet(number: int, protocol: str) -> None:
+    """What it carries is told beside how it was sent."""
+    assert decode(protocol=number, flags=lib.EGRESS_PACKET_SOCKET).protocol == protocol
+
+
+def test_protocol_without_ports() -> None:
+    """It has none, and not port 0."""
+    assert decode(protocol=1, dport=0).dest_port is None
+
+
 @pytest.mark.parametrize(
     ("family", "stored", "shown"),
     [

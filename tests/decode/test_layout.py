@@ -18,6 +18,7 @@ from pyegress.decode.details import DETAILS_FIELDS, IDENTITY_FIELDS, PROCESS_FIE
 from pyegress.decode.event import EVENT_FIELDS
 from pyegress.decode.layout import layout_of
 from pyegress.decode.packet import FLOW_FIELDS, PACKET_FIELDS
+from pyegress.names.cgrouptap import DNS_FIELDS
 
 HEADERS = Path(__file__).resolve().parents[2] / "bpf"
 SHARED = (
@@ -41,6 +42,7 @@ DECODED = {
     DETAILS: DETAILS_FIELDS,
     "egress_packet": PACKET_FIELDS,
     "egress_packet_flow": FLOW_FIELDS,
+    "egress_dns": DNS_FIELDS,
 }
 
 

@@ -26,6 +26,7 @@ from pyegress.plugin import Context
 from pyegress.record import Connection
 from pyegress.session import AttachError, Session, Settings
 from tests.kernel.observing import child, observe
+from tests.names.resolving import SERVER, needs_resolver, resolving
 from tests.traffic import short, traffic
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -389,6 +390,28 @@ def test_protocol(audit: Audits, protocol: str) -> None:
 
 
 @needs_root
+def test_protocols_that_these_hooks_do_not_see(audit: Audits) -> None:
+    """Asked for by name, it is said; else not."""
+    said = audit(("protocol", "udp"), ("protocol", "icmp")).notices
+    assert [line for line in said if "not seen" in line] == [
+        "ebpf: protocol:icmp is not seen by cgroup hooks"
+    ]
+
+
+@needs_root
+def test_module_that_is_loaded_after_the_start(audit: Audits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hook isn't there, which is said once."""
+    observing = audit()
+    observing.input._opened().absent.append("sctp_primitive_ASSOCIATE")
+    monkeypatch.setattr(ebpf, "has_module", lambda name: name == "sctp")
+    observing.notices.clear()
+    for _ in range(2):
+        observing.input._look_for_modules()
+    (said,) = observing.notices
+    assert "module sctp was loaded after the start" in said
+
+
+@needs_root
 def test_both_protocols_are_all(audit: Audits) -> None:
     """Asking for both is as asking for none."""
     observing = audit(("protocol", "tcp"), ("protocol", "udp"))
@@ -556,7 +579,7 @@ def test_close_keeps_the_counters(audit: Audits) -> None:
         ("attach", "tracepoint", "must be one of auto, fentry, kprobe, cgroup"),
         ("window", "10", "must be a duration with a unit"),
         ("window", "-1s", "must be a duration with a unit"),
-        ("protocol", "icmp", "must be one of tcp, udp"),
+        ("protocol", "raw", "must be one of tcp, udp, udplite, icmp, sctp, packet, other"),
         ("ignore-cidr", "10.0.0.0/33", "must be an address or network"),
         ("only-cidr", "example.com", "must be an address or network"),
         ("ignore-port", "0", "must be 1..65535"),
@@ -594,15 +617,14 @@ def test_empty_pattern(key: str) -> None:
         ([("ring", "256K")], "ring_bytes", 256 << 10),
         ([("flows", "7")], "flows", 7),
         ([("ignore-port", "1-65535"), ("only-cidr", "::/0")], "rules", 2),
-        ([("protocol", "tcp")], "skip_udp", True),
-        ([("protocol", "tcp")], "skip_tcp", False),
+        ([("protocol", "tcp"), ("protocol", "icmp"), ("protocol", "tcp")], "wants", ("tcp", "icmp")),
         ([("ignore-cidr", "::/0")], "only_cidrs", False),
         ([("only-port", "1")], "only_ports", True),
     ],
 )
 def test_settings(given: list[tuple[str, str]], field: str, value: Any) -> None:
     """Options reach the kernel side under their own name."""
-    assert getattr(Ebpf(options(*given))._settings, field) == value
+    assert getattr(Ebpf(options(*given))._make_settings(may_change=False), field) == value
 
 
 THREADS = """
@@ -630,3 +652,34 @@ def test_one_flow_from_several_cpus_is_counted_exactly(window_ns: int) -> None:
     counts = [c.count for c in seen if c.dest_ip == "127.9.9.9"]
     assert len(counts) > 1
     assert sum(counts) + seen.losses.total("lost") == 20_000
+
+
+@needs_resolver
+def test_names_of_destinations() -> None:
+    """What the process asked for comes with its connection, and is filtered by."""
+    code = (
+        "import socket, dns.resolver\n"
+        "resolver = dns.resolver.Resolver(configure=False)\n"
+        f"resolver.nameservers = [{SERVER!r}]\n"
+        "with socket.socket(type=socket.SOCK_DGRAM) as one:\n"
+        "    for name in 'www.example.', 'one.example.':\n"
+        f"        one.sendto(b'', (resolver.resolve(name)[0].to_text(), {PORT}))\n"
+    )
+    audit = Audit(CGROUP, EACH, ONLY_PORT, ("ignore-name", "*.example"), ("names", "dns"))
+    other = Audit(CGROUP, EACH, ONLY_PORT, ("names", "dns"))
+    try:
+        with resolving():
+            audit.open()
+            other.open()
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            hidden, shown = audit.drain(), other.drain()
+    finally:
+        audit.input.close()
+        other.input.close()
+    assert {(c.dest_ip, c.dest_names, c.dest_name_sources) for c in shown} == {
+        ("198.18.2.1", ("www.example", "alias.example", "edge.cdn.example"), ("dns",) * 3),
+        ("198.18.1.1", ("one.example",), ("dns",)),
+    }
+    assert hidden == []
+    assert audit.losses.snapshot()["skipped", "by ignore-name:*.example"] == 2

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -272,18 +271,23 @@ def test_what_waits_at_the_stop_is_reported(netns: Island) -> None:
 
 
 def test_nothing_is_left_of_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search for processes has ended when the group can't be had."""
+    """What the search for processes has open is closed when the group can't be had."""
 
     def refused(group: int, buffer_bytes: int) -> LogGroup:
         raise InputError("in use")
 
     monkeypatch.setattr(nflog, "LogGroup", refused)
+
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = open_files()
     made = nflog.Nflog(nflog.NflogOptions())
     with pytest.raises(InputError, match="in use"):
         made.open(Context(losses=Losses(), notice=pytest.fail, debug=pytest.fail))
-    assert "process search" in {thread.name for thread in threading.enumerate()}
+    assert open_files() > before
     made.close()
-    assert "process search" not in {thread.name for thread in threading.enumerate()}
+    assert open_files() == before
 
 
 def test_hostile_name(netns: Island) -> None:
@@ -341,3 +345,25 @@ def connect(outer: Island, inner: Island) -> None:
     inner.run("ip", "address", "add", "10.9.0.2/24", "dev", "above")
     inner.run("ip", "link", "set", "above", "up")
     inner.run("ip", "route", "replace", "198.51.100.0/24", "via", "10.9.0.1")
+
+
+def test_filters_are_read_again(netns: Island, tmp_path: Path) -> None:
+    """At SIGHUP, with nothing lost: what was sent is reported or counted as hidden."""
+    config = tmp_path / "x.toml"
+
+    def text(port: int) -> str:
+        return f"[inputs.nflog]\ngroup = 7\nquiet = true\n[filters]\nignore-port = {port}\n"
+
+    config.write_text(text(1))
+    with netns.audit("-c", str(config), "-o", "logfmt") as audit:
+        for port in (2, 1, 2):
+            with netns.client("a", "tcp", FAR_4, 1, "tcp", FAR_4, 2, "udp", FAR_4, 1, "udp", FAR_4, 2):
+                config.write_text(text(port))
+                audit.process.send_signal(signal.SIGHUP)
+                assert audit.process.stderr is not None
+                assert any("nflog: changed: ignore-port" in line for line in audit.process.stderr)
+        with netns.client("b", "tcp", FAR_4, 1, "tcp", FAR_4, 2):
+            found = seen(audit)
+    assert [record["dest_port"] for record in found if record.get("proc_name") == "b"] == ["1"]
+    hidden = [int(line.split()[2]) for line in audit.done.err if " by ignore-port:" in line]
+    assert sum(int(record.get("count", "1")) for record in found) + sum(hidden) == 14

@@ -20,6 +20,7 @@ from pyegress.losses import Losses
 from pyegress.options import Queues
 from pyegress.plugin import Context
 from tests.island import Audit, Island, fields, island
+from tests.names.resolving import dnsmasq, needs_resolver
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -55,6 +56,23 @@ for family in (socket.AF_INET, socket.AF_INET6):
         kept.append(made)
 print("ready", flush=True)
 sys.stdin.read()
+"""
+
+# Asks for names where there are any, then connects.
+ASK = """
+import errno, socket, sys
+import dns.resolver
+resolver = dns.resolver.Resolver(configure=False)
+resolver.nameservers = ["192.0.2.7"]
+for name in sys.argv[2:]:
+    resolver.resolve(name, "A", lifetime=60)
+made = socket.socket()
+made.settimeout(60)
+try:
+    made.connect((sys.argv[1], 443))
+    print("accepted")
+except OSError as error:
+    print(errno.errorcode[error.errno])
 """
 
 
@@ -145,6 +163,26 @@ def test_policy_file_needs_all_of_a_group(netns: Island, tmp_path: Path) -> None
     with netns.audit(*options(f"policy:{policy}")):
         assert connect(netns, "curl", HERE_4, PORT, HERE_4, OTHER) == ["accepted", "ECONNREFUSED"]
         assert connect(netns, "wget", HERE_4, PORT) == ["ECONNREFUSED"]
+
+
+def test_policy_file_is_read_again(netns: Island, tmp_path: Path) -> None:
+    """At SIGHUP, also with another default; a mistake in it leaves the old one, and says where it is."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('default = "drop"\n[[allow]]\ncomm = "curl"\n')
+    with netns.audit(*options(f"policy:{policy}")) as audit:
+
+        def reread(text: str, until: str) -> None:
+            policy.write_text(text)
+            audit.process.send_signal(signal.SIGHUP)
+            assert audit.process.stderr is not None
+            assert any(until in line for line in audit.process.stderr)
+
+        assert connect(netns, "curl", HERE_4, PORT) == ["accepted"]
+        reread('default = "reject"\n[[allow]]\ncomm = "wget"\n', "another policy; default verdict: reject")
+        assert connect(netns, "curl", HERE_4, PORT) == ["ECONNREFUSED"]
+        reread('[[allow]]\ncom = "curl"\n', f"policy:{policy}:1: [[allow]] 1: com: no such key")
+        assert connect(netns, "curl", HERE_4, PORT) == ["ECONNREFUSED"]
+        assert connect(netns, "wget", HERE_4, PORT) == ["accepted"]
 
 
 def test_refused_connection_makes_no_rule(netns: Island) -> None:
@@ -427,3 +465,41 @@ def wait_until_queued(netns: Island) -> None:
         "-c",
         "until awk '$1 == 7 && $3 > 0 {f=1} END {exit !f}' /proc/net/netfilter/nfnetlink_queue; do :; done",
     )
+
+
+def asking(netns: Island, address: str, *names: str) -> str:
+    """What a program gets from a connect to an address after it asked for names."""
+    return netns.run(sys.executable, "-c", ASK, address, *names).strip()
+
+
+@needs_resolver
+def test_names_are_allowed(netns: Island) -> None:
+    """What a name led to is let through, for those who never asked too; who asked for another name of it is refused."""
+    given = options("allow-name:*.good.example", "allow-port:53", "default:reject", "names:dns")
+    names = [
+        *("--host-record=a.good.example,192.0.2.8", f"--host-record=bad.example,{HERE_4}"),
+        *("--host-record=both.good.example,192.0.2.9", "--host-record=both.bad.example,192.0.2.9"),
+    ]
+    for address in ("192.0.2.8/24", "192.0.2.9/24"):
+        netns.run("ip", "address", "add", address, "dev", "swallow")
+    with netns.audit(*given) as audit, dnsmasq(netns.inside, HERE_4, "--no-resolv", *names):
+        assert asking(netns, "192.0.2.8") == "ECONNREFUSED"
+        assert asking(netns, "192.0.2.8", "a.good.example") == "accepted"
+        assert asking(netns, "192.0.2.8") == "accepted"
+        assert asking(netns, HERE_4, "bad.example") == "ECONNREFUSED"
+        assert asking(netns, "192.0.2.9", "both.bad.example") == "ECONNREFUSED"
+        assert asking(netns, "192.0.2.9", "both.good.example") == "accepted"
+        assert asking(netns, "192.0.2.9", "both.bad.example") == "ECONNREFUSED"
+        assert asking(netns, "192.0.2.9", "both.bad.example", "both.good.example") == "accepted"
+        found = [each for each in records(audit) if each[2] == str(PORT)]
+    assert [verdict for *_, verdict in found].count("accept") == 4
+    assert any("by allow-name:*.good.example" in line for line in audit.done.err)
+
+
+def test_names_must_be_sought(tmp_path: Path) -> None:
+    """Or nothing would ever have one; also where a file asks for it."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[allow]]\nname = "a.example"\n')
+    for given in ({"allow_name": ("a.example",)}, {"policy": str(policy)}):
+        with pytest.raises(UsageError, match="^nfqueue:allow-name: needs names; add -I nfqueue:names:dns$"):
+            nfqueue.Nfqueue(nfqueue.NfqueueOptions(**given))

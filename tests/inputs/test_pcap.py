@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from pyegress.cli import is_capture_file
 from pyegress.errors import UnsupportedError, UsageError
 from pyegress.inputs import pcap
 from pyegress.inputs.pcap import PcapOptions
 from pyegress.losses import Losses
 from pyegress.options import parse
 from pyegress.plugin import Context
+from pyegress.run_command import is_capture_file
 from tests.decode.frames import UDP, ethernet, ipv4, udp
 from tests.island import FAR_4, FAR_6, LOCAL_4, PATIENCE_S, Audit, Done, Island, fields, island
 

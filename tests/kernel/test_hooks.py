@@ -255,12 +255,12 @@ def test_case_14_nothing_left_is_an_error(kind: str, monkeypatch: pytest.MonkeyP
 def _rename(monkeypatch: pytest.MonkeyPatch, folder: Path, *functions: bytes) -> None:
     from pyegress import _native
 
-    data = _native.BPF_OBJECT.read_bytes()
-    for function in functions:
-        data = data.replace(b"/" + function + b"\0", b"/" + function[:-1] + b"X\0")
-    renamed = folder / "renamed.bpf.o"
-    renamed.write_bytes(data)
-    monkeypatch.setattr(_native, "BPF_OBJECT", renamed)
+    for name in ("BPF_OBJECT", "CAST_OBJECT"):
+        data = getattr(_native, name).read_bytes()
+        for function in functions:
+            data = data.replace(b"/" + function + b"\0", b"/" + function[:-1] + b"X\0")
+        (folder / name).write_bytes(data)
+        monkeypatch.setattr(_native, name, folder / name)
 
 
 def test_case_21_ports_are_compared_in_one_byte_order(kind: str) -> None:

@@ -38,14 +38,14 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 @pytest.mark.guest("6.12", append="lockdown=confidentiality")
 def test_case_17_lockdown_is_named() -> None:
     """Confidentiality mode is named as the cause."""
-    assert_refused(run(*PYEGRESS, "run"), "lockdown", "confidentiality")
+    assert_refused(run(*PYEGRESS, "run", "-i", "ebpf"), "lockdown", "confidentiality")
 
 
 @pytest.mark.guest("6.12", append="lockdown=confidentiality")
 def test_case_17_lockdown_is_named_without_securityfs() -> None:
     """It is named even where the state file can't be seen."""
     done = shell(
-        "umount -l /sys/kernel/security; test ! -e /sys/kernel/security/lockdown && exec PYEGRESS run"
+        "umount -l /sys/kernel/security; test ! -e /sys/kernel/security/lockdown && exec PYEGRESS run -i ebpf"
     )
     assert_refused(done, "lockdown")
 
@@ -62,7 +62,7 @@ def test_host_without_ipv6_is_observed(kind: str) -> None:
 @pytest.mark.guest("5.10")
 def test_case_18_memlock_is_raised() -> None:
     """Before 5.11 BPF memory counts as locked: the limit is raised where that is allowed."""
-    done = run("prlimit", "--memlock=65536", *PYEGRESS, "run", "-t", "100ms")
+    done = run("prlimit", "--memlock=65536", *PYEGRESS, "run", "-i", "ebpf", "-t", "100ms")
     assert done.returncode == 0, done.stderr
 
 
@@ -77,7 +77,7 @@ def test_case_18_memlock_is_named() -> None:
             "--bounding-set=-sys_resource",
             "--inh-caps=-sys_resource",
         ),
-        *(*PYEGRESS, "run", "-t", "100ms"),
+        *(*PYEGRESS, "run", "-i", "ebpf", "-t", "100ms"),
     )
     assert_refused(done, "RLIMIT_MEMLOCK")
 
@@ -86,7 +86,9 @@ def test_case_18_memlock_is_named() -> None:
 def test_case_19_no_btf_is_named() -> None:
     """A kernel without BTF is refused with that reason; an empty folder is the same."""
     assert_refused(
-        shell("mount -t tmpfs none /sys/kernel/btf; exec PYEGRESS run"), "BTF", "CONFIG_DEBUG_INFO_BTF"
+        shell("mount -t tmpfs none /sys/kernel/btf; exec PYEGRESS run -i ebpf"),
+        "BTF",
+        "CONFIG_DEBUG_INFO_BTF",
     )
 
 
@@ -125,6 +127,8 @@ def test_audit_as_a_user_runs_it(tmp_path: Path, routes: None) -> None:
     command = [
         *PYEGRESS,
         "run",
+        "-i",
+        "ebpf",
         "--ebpf",
         "-o",
         "logfmt",

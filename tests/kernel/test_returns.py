@@ -21,11 +21,11 @@ def _lost_returns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Only the entry of tcp_v4_connect is attached."""
     from pyegress import _native
 
-    data = _native.BPF_OBJECT.read_bytes().replace(
-        b"kretprobe/tcp_v4_connect\0", b"kretprobe/tcp_v4_connecX\0"
-    )
-    (tmp_path / "object").write_bytes(data)
-    monkeypatch.setattr(_native, "BPF_OBJECT", tmp_path / "object")
+    for name in ("BPF_OBJECT", "CAST_OBJECT"):
+        data = getattr(_native, name).read_bytes()
+        data = data.replace(b"kretprobe/tcp_v4_connect\0", b"kretprobe/tcp_v4_connecX\0")
+        (tmp_path / name).write_bytes(data)
+        monkeypatch.setattr(_native, name, tmp_path / name)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

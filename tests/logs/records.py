@@ -12,6 +12,20 @@ from pyegress.record import Connection, Process
 
 LAST_NS = 253_402_300_799_999_999_999
 
+
+def https(**given: object) -> Connection:
+    """One to 192.0.2.1, unless something else is given; process and time are the caller's."""
+    fields: dict[str, object] = {
+        "hook": "ebpf",
+        "protocol": "tcp",
+        "ip_version": 4,
+        "dest_ip": "192.0.2.1",
+        "dest_port": 443,
+        "attribution": "kernel",
+    }
+    return Connection(**(fields | given))  # type: ignore[arg-type]
+
+
 hostile = st.sampled_from(
     [
         "",
@@ -87,5 +101,7 @@ connections = st.builds(
     kernel_socket=flags,
     socket_uid=maybe(numbers),
     dest_names=st.lists(texts, max_size=3).map(tuple),
+    dest_name_sources=st.lists(st.sampled_from(("dns", "hosts", "ptr")), max_size=3).map(tuple),
+    dest_name_ages=st.lists(numbers, max_size=3).map(tuple),
     verdict=maybe(texts),
 )

@@ -141,3 +141,7 @@ def test_schema_says_what_is_there() -> None:
     assert line["required"] == ["hook", "protocol", "ip_version", "dest_ip", "count", "direction"]
     assert process["required"] == ["attribution"]
     assert "null" not in json.dumps(made)
+    for field in (*line["properties"].values(), *process["properties"].values()):
+        assert field["description"]
+    assert "RFC 3339" in line["properties"]["ts"]["description"]
+    assert process["properties"]["comm"]["description"].startswith("The kernel's name of the process")

@@ -67,3 +67,16 @@ def test_pipe_that_gives_little_by_little() -> None:
     found, lines = read(f"/dev/fd/{reader}")
     os.close(reader)
     assert (found, lines.unfinished) == ([b"first", b"second"], b"third")
+
+
+def test_stopped_where_nothing_comes() -> None:
+    """What came until then is there; a part of a line is not called a rest that was lost."""
+    reader, writer = os.pipe()
+    os.write(writer, b"first\nsec")
+    stream = Stream(f"/dev/fd/{reader}")
+    lines = Lines(stream, lambda: True)
+    assert [line for some in lines for line in some] == [b"first"]
+    assert lines.unfinished == b""
+    stream.close()
+    os.close(reader)
+    os.close(writer)

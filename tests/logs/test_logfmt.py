@@ -46,7 +46,6 @@ def written(connection: Connection) -> Connection:
     """What of a record a line of logfmt holds."""
     return msgspec.structs.replace(
         connection,
-        count=1 if connection.protocol == "tcp" else connection.count,
         src_ip=connection.src_ip or None,
         tid=None,
         process=_written(connection),

@@ -55,6 +55,13 @@ def test_many_rows_in_order_of_time_with_shared_processes(tmp_path: Path) -> Non
     assert len({id(one.process.parent) for one in found if one.process}) == 1
 
 
+def test_what_came_again_is_in_order_of_time_too(tmp_path: Path) -> None:
+    """Loki takes no row of the first day behind one of the last."""
+    path = tmp_path / "a.db"
+    store(path, connection(1, ts=5), connection(2, ts=6), connection(1, ts=9, count=3), connection(3, ts=7))
+    assert [(one.ts, one.count) for one in read(path)] == [(5, 3), (6, 1), (7, 1), (9, 1)]
+
+
 @pytest.mark.parametrize(
     ("given", "back"),
     [

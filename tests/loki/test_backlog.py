@@ -159,3 +159,32 @@ def test_torn_and_missing_files(tmp_path: Path) -> None:
         f"loki: {names[1]} in spool {tmp_path} is lost: No such file or directory",
     ]
     spool.close()
+
+
+def test_who_can_wait_loses_nothing() -> None:
+    """There is room again after a delivery; what came of a single wait is taken whatever its size."""
+    said = Said()
+    made = Backlog(2 * SIZE, None, said.lose, said.notices.append, waits=True)
+    for body in BODIES[:3]:
+        made.put(Sealed(body, 10))
+    assert not made.await_room(0)
+    made.done()
+    assert not made.await_room(0)
+
+    def put_in_time() -> None:
+        assert made.await_room(60)
+        made.put(Sealed(BODIES[3], 10))
+
+    waiting = Thread(target=put_in_time, daemon=True)
+    waiting.start()
+    made.done()
+    waiting.join(60)
+    assert taken(made) == BODIES[2:4]
+    assert not said.lost
+
+
+def test_nobody_else_is_to_wait() -> None:
+    """A live capture doesn't."""
+    made, _ = backlog(SIZE)
+    made.put(Sealed(BODIES[0], 10))
+    assert made.await_room(0)

@@ -50,7 +50,8 @@ def test_all_fields() -> None:
     record = connection(
         protocol="udp", count=7, src_ip="192.0.2.9", src_port=5000, result="ENETUNREACH", direction="in",
         ifname="eth0", netns=99, process=CURL, thread="worker", attribution="kernel", kernel_socket=True,
-        dest_names=("a.example", "b.example"), verdict="drop",
+        dest_names=("a.example", "b.example"), dest_name_sources=("dns", "hosts"), dest_name_ages=(10, 0),
+        verdict="drop",
     )  # fmt: skip
     labels, metadata = told(record)
     assert labels == {}
@@ -86,6 +87,8 @@ def test_all_fields() -> None:
         "thread": "worker",
         "attribution": "kernel",
         "destnames": "a.example,b.example",
+        "destnamesources": "dns,hosts",
+        "destnameages": "10,0",
         "verdict": "drop",
         "srcport": "5000",
         "count": "7",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -10,12 +11,12 @@ from threading import Event
 
 import pytest
 
-from pyegress.loki import sender as module
 from pyegress.loki.backlog import Backlog
 from pyegress.loki.batcher import Sealed
 from pyegress.loki.sender import Sender
 from pyegress.loki.spool import Spool
 from pyegress.loki.transport import Answer, Verdict
+from pyegress.loki.waits import MOST_WAIT_S
 from tests.logserver import wait_until
 from tests.loki.test_backlog import BODIES, Said
 
@@ -59,9 +60,9 @@ class Rig:
         for body in bodies:
             self.backlog.put(Sealed(body, 10))
 
-    def finish(self, within_s: float = PATIENCE_S) -> None:
+    def finish(self, within_s: float = PATIENCE_S, waits: bool = False) -> None:
         self.backlog.end()
-        self.sender.finish(within_s, lambda: None)
+        self.sender.finish(within_s, lambda: None, waits)
 
 
 def test_in_order() -> None:
@@ -134,9 +135,9 @@ def test_waits_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     found = waits(monkeypatch, *[DOWN] * 40)
     assert len(found) == 40
     for number, seconds in enumerate(found):
-        most = min(0.001 * 2.0 ** min(number, 16), module.MOST_WAIT_S)
+        most = min(0.001 * 2.0 ** min(number, 16), MOST_WAIT_S)
         assert most / 2 <= seconds <= most
-    assert max(found) > module.MOST_WAIT_S / 2
+    assert max(found) > MOST_WAIT_S / 2
     assert len(set(found)) > 30
 
 
@@ -223,3 +224,24 @@ def test_unexpected_error() -> None:
     rig.finish()
     assert str(rig.sender.error) == "oh"
     assert rig.backlog.waiting() == (10, 0)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_end_of_a_replay_lasts_as_long_as_something_is_delivered(
+    monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """Each delivery takes a time that all together don't have."""
+    now_s = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+
+    def slow() -> Answer:
+        assert rig.sender._finishing.wait(PATIENCE_S)
+        now_s[0] += 6.0
+        return FINE
+
+    rig = Rig(Scripted(*[slow] * len(BODIES)))
+    rig.put(*BODIES)
+    rig.sender.start()
+    rig.finish(10.0, waits)
+    rig.sender._thread.join(PATIENCE_S)
+    assert (rig.backlog.waiting()[0] == 0) is waits

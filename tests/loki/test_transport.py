@@ -6,7 +6,7 @@ from __future__ import annotations
 import gzip
 import socket
 import ssl
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
 
@@ -14,18 +14,26 @@ import pytest
 import trustme
 
 from pyegress.errors import OutputError
-from pyegress.loki.transport import MOST_RETRY_AFTER_S, Answer, Transport, Verdict
+from pyegress.loki import client
+from pyegress.loki.client import MOST_RETRY_AFTER_S, Client
+from pyegress.loki.options import EndpointOptions
+from pyegress.loki.transport import Answer, Transport, Verdict
 from tests.logserver import free_port
 from tests.lokistub import HALF_HEAD, HANG, Reply, stub
 
 BODY = gzip.compress(b'{"streams":[]}')
 
 
+def transport_to(url: str, **given: str) -> Transport:
+    """One with these options."""
+    return Transport(Client(EndpointOptions(url=url, **given)))
+
+
 def push(*replies: Reply, timeout_s: float = 20.0) -> Answer:
     """What a stub's answer comes to."""
     with stub() as server:
         server.script(*replies)
-        transport = Transport(server.url, {}, "")
+        transport = transport_to(server.url)
         try:
             return transport.push(BODY, timeout_s)
         finally:
@@ -35,7 +43,7 @@ def push(*replies: Reply, timeout_s: float = 20.0) -> Answer:
 def test_request() -> None:
     """The push path after the URL's own, JSON by gzip, and the headers that were asked for."""
     with stub() as server:
-        transport = Transport(server.url + "/prefix", {"X-Scope-OrgID": "t"}, "")
+        transport = transport_to(server.url + "/prefix", orgid="t")
         assert transport.push(BODY, 20.0).verdict is Verdict.DELIVERED
         transport.close()
         request = server.next()
@@ -50,7 +58,7 @@ def test_one_connection_is_kept() -> None:
     """Also after errors whose text is short."""
     with stub() as server:
         server.script(Reply(204), Reply(500, "oh"), Reply(429), Reply(200, "{}"))
-        transport = Transport(server.url, {}, "")
+        transport = transport_to(server.url)
         for _ in range(5):
             transport.push(BODY, 20.0)
         transport.close()
@@ -61,7 +69,7 @@ def test_endless_text_is_not_read() -> None:
     """The connection is given up instead; the next push has a new one."""
     with stub() as server:
         server.script(Reply(500, "x" * 1_000_000))
-        transport = Transport(server.url, {}, "")
+        transport = transport_to(server.url)
         answer = transport.push(BODY, 20.0)
         assert len(answer.reason) < 300
         assert transport.push(BODY, 20.0).verdict is Verdict.DELIVERED
@@ -109,7 +117,7 @@ def test_retry_after(text: str, seconds: float) -> None:
 
 def test_retry_after_a_date() -> None:
     """HTTP's other form."""
-    date = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
+    date = format_datetime(datetime.now(timezone.utc) + timedelta(minutes=10), usegmt=True)
     assert 300 < push(Reply(503, "", {"Retry-After": date})).retry_after_s <= 600
 
 
@@ -127,7 +135,7 @@ def test_half_a_head() -> None:
 
 def test_nobody_listens() -> None:
     """The reason is the system's, without objects and addresses of them."""
-    transport = Transport(f"http://127.0.0.1:{free_port()}", {}, "")
+    transport = transport_to(f"http://127.0.0.1:{free_port()}")
     assert transport.push(BODY, 20.0) == Answer(Verdict.FAILED, "Connection refused")
 
 
@@ -137,14 +145,14 @@ def test_no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*words: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    answer = Transport("http://loki.invalid", {}, "").push(BODY, 20.0)
+    monkeypatch.setattr(client, "addresses", unknown)
+    answer = transport_to("http://loki.invalid").push(BODY, 20.0)
     assert answer == Answer(Verdict.FAILED, "Name or service not known")
 
 
 def test_impossible_host() -> None:
     """A name that can't even be asked for."""
-    answer = Transport(f"http://{'a' * 70}.invalid", {}, "").push(BODY, 20.0)
+    answer = transport_to(f"http://{'a' * 70}.invalid").push(BODY, 20.0)
     assert answer.verdict is Verdict.FAILED
     assert answer.reason.isprintable()
 
@@ -152,7 +160,7 @@ def test_impossible_host() -> None:
 def test_no_http_at_all() -> None:
     """TLS asked of a server that speaks none."""
     with stub() as server:
-        answer = Transport(server.url.replace("http:", "https:"), {}, "").push(BODY, 20.0)
+        answer = transport_to(server.url.replace("http:", "https:")).push(BODY, 20.0)
     assert answer.verdict is Verdict.FAILED
     assert answer.reason.startswith("TLS failed: ")
 
@@ -165,11 +173,11 @@ def test_tls_with_ca_file(tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
     with stub(context) as server:
-        transport = Transport(server.url, {}, str(ca_file))
+        transport = transport_to(server.url, ca_file=str(ca_file))
         assert transport.push(BODY, 20.0).verdict is Verdict.DELIVERED
         transport.close()
-        answer = Transport(server.url, {}, "").push(BODY, 20.0)
-        other_name = Transport(server.url.replace("localhost", "127.0.0.1"), {}, str(ca_file))
+        answer = transport_to(server.url).push(BODY, 20.0)
+        other_name = transport_to(server.url.replace("localhost", "127.0.0.1"), ca_file=str(ca_file))
         named = other_name.push(BODY, 20.0)
     assert answer.verdict is named.verdict is Verdict.FAILED
     assert answer.reason.startswith("its certificate is not trusted: ")
@@ -185,4 +193,4 @@ def test_bad_ca_file(tmp_path: Path, content: str | None, why: str) -> None:
     if content is not None:
         path.write_text(content)
     with pytest.raises(OutputError, match=f"^loki: cannot use ca-file {path}: {why}$"):
-        Transport("https://localhost", {}, str(path))
+        transport_to("https://localhost", ca_file=str(path))

@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from pyegress.errors import OutputError
@@ -13,6 +18,7 @@ from pyegress.losses import Losses
 from pyegress.outputs.json import Json, JsonOptions
 from pyegress.plugin import Context
 from pyegress.record import Process
+from tests.inputs.test_ebpf import send
 from tests.outputs.test_logfmt import CURL, RICH, connection
 
 
@@ -126,3 +132,72 @@ def test_full_disk_is_an_error() -> None:
     with pytest.raises(OutputError, match="ENOSPC"):
         output.write([connection()])
     output.close()
+
+
+PATIENCE_S = 60
+PORT = 20000 + os.getpid() % 40000
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_real_audit_writes_what_the_schema_says(tmp_path: Path) -> None:
+    """By eBPF, of programs with hostile names; after a SIGHUP that can't open a file anew it goes on in the old one."""
+    made = subprocess.run(
+        [sys.executable, "-m", "pyegress", "schema"], capture_output=True, check=True, timeout=PATIENCE_S
+    )
+    rules = json.loads(made.stdout)
+    jsonschema.Draft202012Validator.check_schema(rules)
+    validator = jsonschema.Draft202012Validator(rules)
+    folder, moved = tmp_path / "logs", tmp_path / "moved"
+    folder.mkdir()
+    reading, writing = os.pipe()
+    command = [
+        *(sys.executable, "-m", "pyegress", "run", "--ebpf", "--ready-fd", str(writing)),
+        *("-I", "ebpf:attach:cgroup", "-I", "ebpf:window:0", "-I", f"ebpf:only-port:{PORT}"),
+        *(
+            "-o",
+            "json",
+            "-O",
+            f"json:file:{folder}/json",
+            "-o",
+            "logfmt",
+            "-O",
+            f"logfmt:file:{folder}/logfmt",
+        ),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, pass_fds=[writing]) as audit:
+        os.close(writing)
+        assert audit.stderr is not None
+        try:
+            with os.fdopen(reading) as ready:
+                assert ready.read() == "ready\n", audit.stderr.read()
+            send("named", "a\\xff\\n\\x1b[31m", "udp", "198.18.0.1", PORT)
+            send("named", "curl", "tcp", "2001:db8::1", PORT)
+            while "curl" not in audit.stderr.readline():
+                pass
+            folder.rename(moved)
+            audit.send_signal(signal.SIGHUP)
+            refused = [audit.stderr.readline() for _ in range(2)]
+            send("named", "wget", "udp", "198.18.0.2", PORT)
+            while "wget" not in audit.stderr.readline():
+                pass
+        finally:
+            audit.terminate()
+            audit.stderr.read()
+    assert audit.returncode == 0
+    assert sorted(refused) == [
+        f"pyegress: cannot open {folder}/{name}: No such file or directory (ENOENT)\n"
+        for name in ("json", "logfmt")
+    ]
+    lines = (moved / "json").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    for line in found:
+        validator.validate(line)
+    assert [(line["protocol"], line["dest_ip"], line["process"]["name"]) for line in found] == [
+        ("udp", "198.18.0.1", "a\\udcff\\n\\u001b[31m"),
+        ("tcp", "2001:db8::1", "curl"),
+        ("udp", "198.18.0.2", "wget"),
+    ]
+    assert all(line["process"]["parent"]["pid"] == os.getpid() for line in found)
+    assert len((moved / "logfmt").read_text().splitlines()) == 3
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({**found[0], "dest_port": None})

@@ -128,6 +128,8 @@ def test_all_keys_in_order() -> None:
             tid=301,
             attribution="proc",
             dest_names=("a.example", "b.example"),
+            dest_name_sources=("dns", "hosts"),
+            dest_name_ages=(10, 0),
             verdict="accept",
         )
     )
@@ -138,7 +140,8 @@ def test_all_keys_in_order() -> None:
         " grandparent_name=systemd grandparent_pid=1 grandparent_user=root"
         " src_ip=192.168.1.229 src_port=60166 count=3 result=EACCES netns=4026531840 ifname=eth0 direction=in"
         " proc_uid=1000 proc_exe=/usr/bin/curl proc_cgroup_id=77 unit=session-1.scope container=abc"
-        " attribution=proc dest_names=a.example,b.example verdict=accept\n"
+        " attribution=proc dest_names=a.example,b.example"
+        " dest_name_sources=dns,hosts dest_name_ages=10,0 verdict=accept\n"
     )
 
 
@@ -326,7 +329,7 @@ def test_caches_never_mix_records_up() -> None:
         pairs = parse(output.lines([given]))
         assert (pairs["proc_pid"], pairs["proc_name"]) == (str(at), f"p{at}")
         assert (pairs["dest_ip"], pairs["netns"]) == (given.dest_ip, str(at))
-    assert len(output._processes) <= 8192
+    assert len(output._rest) <= 8192
 
 
 def test_file_gets_whole_batches_and_follows_reopen(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from pyegress.outputs.logfmt import Logfmt, LogfmtOptions
 from pyegress.outputs.loki import Loki, LokiOptions
 from pyegress.plugin import Context
 from pyegress.record import Connection, Process
-from tests.island import FAR_4, fields, island
+from tests.island import FAR_4, LOCAL_4, Island, fields, island
 from tests.logserver import LogServer, free_port, log_server, program_or_skip, wait_until
 from tests.lokistub import HANG, Reply, stub, values_in
 
@@ -197,7 +197,7 @@ def test_query_of_the_readme(tmp_path: Path) -> None:
         with opened(server.url, stream_labels="process,destport") as rig:
             rig.output.write(connections(0, 100))
         server.await_rows(100)
-        rates = server.rates('_time:5m {destport="443"} | stats by (process) count() events')
+        rates = server.rates('_time:1d {destport="443"} | stats by (process) count() events')
         assert {rate["process"]: rate["value"] for rate in rates} == {"curl": "50"}
         assert len(server.rows('{process="curl",job="pyegress"}')) == 90
         (stream,) = {row["_stream"] for row in server.rows('{destport="443"}')}
@@ -337,6 +337,23 @@ def test_tls_and_password(tmp_path: Path) -> None:
     assert "it answered 401 Unauthorized" in wrong.notices[0]
     assert "its certificate is not trusted" in untrusted.notices[0]
     assert "s3cret" not in str(wrong.notices + untrusted.notices)
+
+
+def test_password_file_is_read_again(tmp_path: Path) -> None:
+    """At SIGHUP; where it can't be read the old password holds."""
+    secret = tmp_path / "pass"
+    with stub() as server:
+        secret.write_text("old")
+        with opened(server.url, user="me", pass_file=str(secret), batch_wait="1ms") as rig:
+            used = []
+            for change in (lambda: None, lambda: secret.write_text("new"), secret.unlink):
+                change()
+                with suppress(OutputError):
+                    rig.output.reopen()
+                rig.output.write(connections(0, 1))
+                header = server.next().headers["Authorization"].removeprefix("Basic ")
+                used.append(base64.b64decode(header).decode())
+    assert used == ["me:old", "me:new", "me:new"]
 
 
 def test_password_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,6 +503,61 @@ def test_own_pushes_are_no_events(how: str) -> None:
     found = {(c["dest_ip"], c["dest_port"]) for c in fields(done.out)}
     assert (FAR_4, "443") in found
     assert ("127.0.0.1", str(NOBODY)) not in found
+
+
+NAMESERVER = """
+import socket, sys
+import dns.message, dns.rrset
+served = socket.socket(type=socket.SOCK_DGRAM)
+served.bind((sys.argv[1], 53))
+print("ready", flush=True)
+while True:
+    data, where = served.recvfrom(4096)
+    try:
+        query = dns.message.from_wire(data)
+    except dns.exception.DNSException:
+        continue  # the wanderer's
+    answer, question = dns.message.make_response(query), query.question[0]
+    if question.rdtype == dns.rdatatype.A:
+        answer.answer.append(dns.rrset.from_text(question.name, 0, "IN", "A", sys.argv[1]))
+    served.sendto(answer.to_wire(), where)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("how", ["nflog", "pcap"])
+def test_looking_up_its_name_is_no_event(how: str, tmp_path: Path) -> None:
+    """Though a look-up is over at once, and comes again with each try; those of others are there."""
+    inputs = {"nflog": "nflog:group:7", "pcap": "pcap:device:any"}
+    (tmp_path / "resolv.conf").write_text(f"nameserver {LOCAL_4}\n")
+    words = loki_options(url=f"http://loki.example:{NOBODY}", batch_wait="1ms", flush_timeout="0")
+    netns = Island(kinds=("net", "mnt"))
+    try:
+        netns.run("mount", "--bind", tmp_path / "resolv.conf", "/etc/resolv.conf")
+        netns.run("iptables", "-A", "OUTPUT", "-j", "NFLOG", "--nflog-group", "7")
+        with subprocess.Popen(
+            netns.inside(sys.executable, "-c", NAMESERVER, LOCAL_4), stdout=subprocess.PIPE, text=True
+        ) as nameserver:
+            assert nameserver.stdout is not None and nameserver.stdout.readline() == "ready\n"
+            try:
+                audited = ("-i", how, "-I", inputs[how], "-I", f"{how}:quiet:true", "-I", f"{how}:window:0")
+                with netns.audit(*audited, "-o", "logfmt", "-o", "loki", *words) as audit:
+                    assert audit.process.stderr is not None
+                    with netns.client("wanderer", "tcp", FAR_4, 443, "udp", LOCAL_4, 53):
+                        while "cannot deliver: Connection refused" not in (
+                            line := audit.process.stderr.readline()
+                        ):
+                            assert line
+                        done = audit.stop()
+            finally:
+                nameserver.kill()
+    finally:
+        netns.close()
+    found = fields(done.out)
+    assert [c["proc_name"] for c in found if c["dest_ip"] == FAR_4] == ["wanderer"]
+    # Answers come from its port 53, and questions go there.
+    assert [c.get("proc_name") for c in found if c["dest_port"] == "53"] == ["wanderer"]
+    assert str(NOBODY) not in {c["dest_port"] for c in found}
 
 
 @pytest.mark.parametrize(

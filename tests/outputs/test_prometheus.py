@@ -263,3 +263,16 @@ def test_textfile_that_fails_later_is_said_once_and_tried_again(tmp_path: Path) 
         "pyegress_connections_total", (("process", "unknown"), ("protocol", "tcp"))
     ]
     assert said.empty()
+
+
+def test_row_of_a_store_is_as_many_connects_as_it_stands_for() -> None:
+    """Datagrams are not told from flows there."""
+    rows = [Connection(1, "ebpf", protocol, 4, "192.0.2.1", 443, count=7) for protocol in ("tcp", "udp")]
+    with opened(by="none") as (output, address, _, _):
+        output.write(rows)
+        with urlopen(address, timeout=PATIENCE) as answer:
+            found = parsed(answer.read().decode())
+    counts = {
+        labels: value for (name, labels), value in found.items() if name == "pyegress_connections_total"
+    }
+    assert counts == {(("protocol", "tcp"),): 7.0, (("protocol", "udp"),): 1.0}

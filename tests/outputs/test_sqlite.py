@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Thread
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ from pyegress.outputs import sqlite
 from pyegress.outputs.sqlite import Sqlite, SqliteOptions
 from pyegress.plugin import Context
 from pyegress.record import Connection, Process
+from tests.logs.records import https
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30
@@ -52,17 +54,7 @@ def curl(pid: int = 300, cmdline: str = "curl https://a.example") -> Process:
 
 
 def connection(**changes: object) -> Connection:
-    given: dict[str, object] = {
-        "ts": NOW,
-        "hook": "ebpf",
-        "protocol": "tcp",
-        "ip_version": 4,
-        "dest_ip": "192.0.2.1",
-        "dest_port": 443,
-        "process": curl(),
-        "attribution": "kernel",
-    }
-    return Connection(**(given | changes))  # type: ignore[arg-type]
+    return https(**{"ts": NOW, "process": curl(), **changes})
 
 
 class Said(SimpleQueue[str]):
@@ -111,7 +103,7 @@ def test_same_program_and_destination_are_one_row(tmp_path: Path) -> None:
         (443, 1001, 1001, -7, 1000),
         (80, 1, 1, 0, 0),
     ]
-    first, last, other = read(path)
+    first, other, last = read(path)
     assert (first.ts, first.count, last.ts, last.count) == (NOW - 7, 1000, NOW + 1000, 1)
     assert first.process is last.process and first.process == curl(1)
     assert other == connection(dest_port=80)
@@ -297,7 +289,11 @@ def test_rows_have_a_limit_which_is_said(tmp_path: Path) -> None:
     path = tmp_path / "egress.db"
     with opened(path, rows=10) as (output, losses, _):
         output.write([connection(dest_port=port) for port in range(1, 13)] * 2)
-    assert losses.snapshot() == {("lost", "output sqlite: more different connections than -O sqlite:rows"): 4}
+    counted = {("lost", "output sqlite: more different connections than -O sqlite:rows"): 4}
+    assert losses.snapshot() == counted
+    stored = Losses()
+    read(path, stored)
+    assert stored.snapshot() == counted
     with opened(path, rows=10) as (output, losses, _):
         output.write([connection(dest_port=1), connection(dest_port=99)])
     assert losses.total("lost") == 1
@@ -482,3 +478,34 @@ def test_full_disk_to_the_end_is_an_error_and_counted(
         ("lost", "output sqlite: the database could not be written at exit"): 3000,
     }
     assert read(path) == []
+
+
+def test_replay_waits_for_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log can be read later as well as now."""
+    monkeypatch.setattr(sqlite, "_FULL", 1000)
+    monkeypatch.setattr(sqlite, "MOST_WAITING", 3000)
+    path = small_disk / "egress.db"
+    output, losses, said = Sqlite(SqliteOptions(file=str(path))), Losses(), SimpleQueue[str]()
+    output.open(Context(losses, said.put, print, waits=True))
+    (small_disk / "filler").write_bytes(bytes(256 << 10))
+
+    def write() -> None:
+        for first in range(1, 8001, 1000):
+            output.write(
+                [
+                    connection(dest_port=port, process=Process(pid=port, name=f"p{port}"))
+                    for port in range(first, first + 1000)
+                ]
+            )
+        output.close()
+
+    thread = Thread(target=write, daemon=True)
+    thread.start()
+    assert "full" in said.get(timeout=60)
+    (small_disk / "filler").unlink()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mount(b"tmpfs", bytes(small_disk), b"tmpfs", 32, b"size=16m") == 0
+    thread.join(60)
+    assert not thread.is_alive()
+    assert losses.snapshot() == {}
+    assert sum(one.count for one in read(path)) == 8000

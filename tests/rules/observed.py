@@ -44,7 +44,13 @@ _processes = st.builds(
 
 
 def _connection(
-    protocol: str, address: str, port: int, process: Process | None, ifname: str | None, ts: int
+    protocol: str,
+    address: str,
+    port: int,
+    process: Process | None,
+    ifname: str | None,
+    ts: int,
+    names: tuple[str, ...],
 ) -> Connection:
     family = 6 if ":" in address else 4
     return Connection(
@@ -57,6 +63,8 @@ def _connection(
         ifname=ifname,
         process=process,
         attribution="process gone" if process is None else "kernel",
+        dest_names=names,
+        dest_name_sources=("dns",) * len(names),
     )
 
 
@@ -69,14 +77,17 @@ connections = st.lists(
         st.one_of(st.none(), _processes, _processes),
         st.sampled_from([None, "eth0", "a@b-c.1"]),
         st.integers(1, 2_000_000_000_000_000_000),
+        st.sampled_from([(), ("www.example", "edge.example"), ("api.example",), ('we"ird; }.example',)]),
     ),
     min_size=1,
     max_size=40,
 )
 
 
-def observed(seen: Iterable[Connection], losses: Losses | None = None, live: bool = False) -> Observations:
+def observed(
+    seen: Iterable[Connection], losses: Losses | None = None, live: bool = False, by_name: bool = False
+) -> Observations:
     """All of them."""
-    observations = Observations("test", losses or Losses(), live=live)
+    observations = Observations("test", losses or Losses(), live=live, by_name=by_name)
     observations.add(seen)
     return observations

@@ -9,7 +9,7 @@ import pytest
 
 from pyegress.rules.addresses import Network
 from pyegress.rules.diff import Difference, compare
-from pyegress.rules.firewall import Entry, Firewall
+from pyegress.rules.firewall import EMPTY_SET, Entry, Firewall
 
 HOST, OTHER = Network(4, 0xC0000201, 32), Network(4, 0xC0000202, 32)
 
@@ -97,3 +97,24 @@ def test_a_chain_of_one_family_is_half_of_one_for_both() -> None:
     both, v4 = firewall(entry(protocol=6)), firewall(entry(protocol=6), families=(4,))
     assert compare([both], [v4]).missing and not compare([both], [v4]).superfluous
     assert compare([both], [v4, firewall(entry(protocol=6), families=(6,))]).is_same
+
+
+def test_rules_by_name_are_one() -> None:
+    """Whatever their sets hold now; another name, port or owner makes a difference."""
+    wanted = firewall(entry(network=HOST, name_set="name4_a", dports=((443, 443),)))
+    live = firewall(
+        entry("x", network=OTHER, name_set="name4_a", dports=((443, 443),), hits=0),
+        entry("x", network=HOST, name_set="name4_a", dports=((443, 443),), hits=0),
+    )
+    found = difference(wanted, live)
+    assert found.is_same and (found.wanted, found.live, len(found.never_hit)) == (1, 1, 1)
+    empty = firewall(entry(family=4, name_set="name4_a", dports=((443, 443),), unknown=(EMPTY_SET,)))
+    assert difference(wanted, empty).is_same
+    for other in (
+        entry(network=HOST, name_set="name4_b", dports=((443, 443),)),
+        entry(network=HOST, dports=((443, 443),)),
+        entry(network=HOST, name_set="name4_a", dports=((80, 80),)),
+        entry(network=HOST, name_set="name4_a", dports=((443, 443),), uids=((0, 0),)),
+    ):
+        found = difference(wanted, firewall(other))
+        assert (len(found.missing), len(found.superfluous)) == (1, 1)

@@ -130,6 +130,7 @@ def test_interface_only_for_link_local(dest_ip: str, ifname: str | None, kept: s
         (connection("tcp", "fe80::1", 80, ifname="a" * 16), "an interface name that no rule can hold"),
         (connection("tcp", "fe80::1%a b", 80), "an interface name that no rule can hold"),
         (connection(verdict="drop"), "not let through"),
+        (connection("packet-udp", "192.0.2.1", 53), "sent by AF_PACKET, which no rule for OUTPUT sees"),
     ],
 )
 def test_what_no_rule_can_match_is_counted(given: Connection, reason: str) -> None:

@@ -17,6 +17,7 @@ from pyegress.record import Connection, Process
 from pyegress.rules import nft
 from pyegress.rules.addresses import target_of
 from pyegress.rules.baseline import Servers
+from pyegress.rules.bynames import name_rules, name_sets, without_name
 from pyegress.rules.diff import compare
 from pyegress.rules.options import MaxExtra, RuleOptions
 from pyegress.rules.read_nft import own_table, read_text
@@ -33,7 +34,7 @@ SERVERS = Servers(tuple(t for t in _TARGETS if t), tuple(t for t in _TARGETS if 
 
 def planned(seen: list[Connection], servers: Servers | None = None, **options: object) -> Plan:
     """The rules for it."""
-    return plan(observed(seen), RuleOptions(**options), servers)  # type: ignore[arg-type]
+    return plan(observed(seen, by_name=options.get("merge") == "name"), RuleOptions(**options), servers)  # type: ignore[arg-type]
 
 
 def text_of(made: Plan, there: bool = False) -> str:
@@ -56,7 +57,7 @@ def load(text: str) -> str:
 @given(
     seen=connections,
     scope=st.sampled_from(["any", "user", "unit"]),
-    merge=st.sampled_from(["exact", "ports", "prefix"]),
+    merge=st.sampled_from(["exact", "ports", "prefix", "name"]),
     policy=st.sampled_from(["accept", "log", "reject", "drop"]),
     baseline=st.booleans(),
     verbose=st.integers(0, 2),
@@ -74,7 +75,9 @@ def test_kernel_holds_what_the_file_says(
     assert '"mine"' in listed
     assert compare(read_text(text), read_json(listed)).is_same
     if scope == "any" and not baseline:
-        wanted = sum(1 if rule.ifname else max(1, len(rule.ports)) for rule in made.rules)
+        wanted = sum(1 if rule.ifname else max(1, len(rule.ports)) for rule in without_name(made.rules))
+        sets = name_sets(made.rules)
+        wanted += sum(len(sets[each.name, each.family]) for each in name_rules(made.rules))
         assert sum(entry.verdict == "accept" for entry in read_text(text)[0].entries) == wanted
 
 

@@ -149,3 +149,47 @@ def test_bad_element_is_named() -> None:
     """Not the rule that looks into its set."""
     with pytest.raises(InputError, match=r"line 10: 192\.0\.3\.1 \. x: is not understood"):
         read_text(file().replace("192.0.3.1 . 443", "192.0.3.1 . x"))
+
+
+NAMED = """\tset name4_a_exampl_aaaaaaaaaaaa {
+\t\ttype ipv4_addr
+\t\tflags timeout
+\t\ttimeout 1d12h
+\t\telements = {
+\t\t\t192.0.2.9 comment "curl",
+\t\t\t192.0.2.8 timeout 1d expires 23h59m57s972ms comment "curl", 192.0.2.7 timeout 60s,
+\t\t}
+\t}
+\tset name6_a_exampl_aaaaaaaaaaaa {
+\t\ttype ipv6_addr
+\t\tflags timeout
+\t}
+\tset mine {
+\t\ttype ipv4_addr
+\t}
+\tchain output {"""
+
+
+def test_sets_of_names() -> None:
+    """Each address is an entry, which tells its name; a set without addresses lets nothing through."""
+    rules = 'ip daddr @name4_a_exampl_aaaaaaaaaaaa tcp dport { 80, 443 } counter accept comment "a.example"\n'
+    rules += "ip6 daddr @name6_a_exampl_aaaaaaaaaaaa meta l4proto 132 accept"
+    (firewall,) = read_text(file(rules).replace("\tchain output {", NAMED))
+    named = [entry for entry in firewall.entries if entry.name_set is not None]
+    assert [(str(entry.network), entry.dports, entry.comment) for entry in named[:-1]] == [
+        (f"192.0.2.{host}", ((80, 80), (443, 443)), "a.example") for host in (9, 8, 7)
+    ]
+    assert [(entry.line, bool(entry.unknown)) for entry in named] == [
+        (18, False),
+        (19, False),
+        (19, False),
+        (34, True),
+    ]
+    assert named[-1].family == 6
+
+
+@pytest.mark.parametrize("rule", ["ip daddr @mine accept", "ip daddr @name4_a_exampl_bbbbbbbbbbbb accept"])
+def test_other_sets(rule: str) -> None:
+    """Aren't understood."""
+    with pytest.raises(InputError, match="^nft: line "):
+        read_text(file(rule).replace("\tchain output {", NAMED))

@@ -28,9 +28,9 @@ CURL = Process(
 )
 
 
-def seen(ts: int = _SECOND, dest_ip: str = "192.0.2.1", **more: object) -> Connection:
+def seen(ts: int = _SECOND, dest_ip: str = "192.0.2.1", protocol: str = "tcp", **more: object) -> Connection:
     given: dict[str, object] = {"process": CURL, "attribution": "kernel"} | more
-    return Connection(ts, "ebpf", "tcp", 6 if ":" in dest_ip else 4, dest_ip, 443, **given)  # type: ignore[arg-type]
+    return Connection(ts, "ebpf", protocol, 6 if ":" in dest_ip else 4, dest_ip, 443, **given)  # type: ignore[arg-type]
 
 
 def planned(*given: Connection, losses: Losses | None = None, **options: object) -> Plan:
@@ -98,10 +98,20 @@ def test_evidence() -> None:
     assert list(wording.evidence_lines(planned(seen())))[-1].startswith("A log does not tell")
 
 
+def test_frames_of_af_packet_are_told() -> None:
+    """No rule is made of them, and that is said."""
+    plan = planned(seen(), seen(protocol="packet-udp", dest_ip="192.0.2.3"))
+    assert len(plan.rules) == 1
+    (line,) = wording.passing_by_lines(plan.evidence)
+    assert line.startswith("not covered: 1 record of AF_PACKET sockets")
+    assert line in wording.evidence_lines(plan)
+
+
 @pytest.mark.parametrize(
     ("given", "scope", "line"),
     [
         (seen(dest_ip="fe80::1"), "any", "[ebpf] Its interface is not known: this link-local rule holds"),
+        (seen(protocol="132"), "any", "[ebpf] Its port is not compared: this rule holds for every port of"),
         (seen(), "unit", "[ebpf] Whose it was is not known or cannot be written: this rule holds for every"),
         (seen(), "user", "[ebpf] Whose it was is not known or cannot be written: this rule holds for every"),
     ],

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Parts by themselves, without the kernel: `make bench-native`."""

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""Measure other tools beside pyegress in one guest, as root, and print a table."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from bench import Table, console, show
+from bench.peers import FILE, LOAD_TITLES, Results, Row, packages
+from tests import guest
+from tests.traffic import traffic
+
+KERNEL = "6.12"
+CALLS = 1000
+LIMIT_S = 3600
+_OWN_ROOT = """
+mount -t tmpfs tmpfs /run/peers
+tree=/run/cached{tree}
+for place in etc var root home; do
+  mkdir -p /run/peers/upper/$place /run/peers/work/$place
+  lower=/$place; [ -d $tree/$place ] && lower=$tree/$place:/$place
+  mount -t overlay -o lowerdir=$lower,upperdir=/run/peers/upper/$place,workdir=/run/peers/work/$place overlay /$place
+done
+mount -t overlay -o lowerdir=$tree/usr:/usr overlay /usr
+version=$(uname -r)
+mkdir -p /run/peers/tmp /run/peers/modules/$version /var/log/audit
+own=$(readlink -f /run/modules/$version)
+mount -t overlay -o lowerdir=$tree/usr/lib/modules/$version:$own overlay /run/peers/modules/$version
+mount --rbind /run/peers/modules /lib/modules
+mount --bind /run/peers/tmp /tmp
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONDONTWRITEBYTECODE=1
+"""
+"""The host's root with the tools in it, and nothing written to the host."""
+
+
+def main() -> int:
+    """Measure and print; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("--only", default="", metavar="PART", help="tools with this in their names")
+    parser.add_argument("--kernel", default=KERNEL, choices=guest.KERNELS, help="(default %(default)s)")
+    parser.add_argument("--calls", type=int, default=CALLS, help="of each load (default %(default)s)")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help=f"keep the results in {FILE.name}, those of other tools with them",
+    )
+    parser.add_argument("--log", type=Path, help="keep the guest's console there")
+    given = parser.parse_args()
+    try:
+        guest.check_host()
+        results = _boot(given.kernel, given.calls, given.only, given.log)
+    except (guest.Unavailable, guest.BootError) as error:
+        print(f"bench.peers: {error}", file=sys.stderr)
+        return 1
+    if given.record:
+        FILE.write_bytes(msgspec.json.format(msgspec.json.encode(_beside_kept(results))) + b"\n")
+    show(console(), table(results))
+    return 0
+
+
+def _beside_kept(results: Results) -> Results:
+    """With the rows of tools that were not measured this time, where kernel and number of calls are the same."""
+    kept = msgspec.json.decode(FILE.read_bytes(), type=Results) if FILE.exists() else results
+    if (kept.kernel, kept.calls) != (results.kernel, results.calls):
+        return results
+    new = {(row.peer, row.load): row for row in results.rows}
+    order = dict.fromkeys([*((row.peer, row.load) for row in kept.rows), *new])
+    old = {(row.peer, row.load): row for row in kept.rows}
+    return msgspec.structs.replace(results, rows=[new.get(key) or old[key] for key in order])
+
+
+def table(results: Results) -> Table:
+    """As it is printed."""
+    bare = ", ".join(f"{LOAD_TITLES[load]} {count:,}" for load, count in results.bare.items())
+    return Table(
+        f"Instructions added to a call on {results.kernel}; bare: {bare}; drift {results.drift}",
+        ("tool", "load", "least", "median", "mean", "its own", "idle/s", "seen of sent", "process", "note"),
+        [_cells(row) for row in results.rows],
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    numbers = (row.least, row.median, row.mean, row.own, row.idle)
+    if None in numbers:
+        return (row.peer, *[""] * 8, row.note)
+    right = f"{row.named:,} right" if row.names_processes else "none"
+    shown = [f"{number:,}" for number in numbers]
+    return (row.peer, LOAD_TITLES[row.load], *shown, f"{row.seen:,} of {row.sent:,}", right, row.note)
+
+
+def _boot(series: str, calls: int, only: str, log: Path | None) -> Results:
+    kernel = guest.kernel_dir(series).name
+    tree = packages.unpacked(kernel)
+    traffic()  # built here: the guest would take minutes
+    root = Path(__file__).resolve().parents[2]
+    with tempfile.TemporaryDirectory(prefix="pyegress-bench-") as scratch:
+        found = Path(scratch, "results.json")
+        console_log = log or Path(scratch, "console.log")
+        inside = [sys.executable, "-m", "bench.peers.inside", "/run/results/results.json"]
+        command = shlex.join([*inside, str(tree), kernel, str(calls), only])
+        # Bound before /tmp becomes another one.
+        script = (
+            f"mkdir -p /run/results /run/peers\nmount --bind {shlex.quote(scratch)} /run/results\n"
+            f"{_OWN_ROOT.replace('{tree}', str(tree))}cd {shlex.quote(str(root))} && {command}\n"
+        )
+        status = guest.boot(
+            series,
+            script,
+            qemu_opts=("-icount", "shift=0"),
+            cpus=1,
+            memory="3G",
+            timeout_s=LIMIT_S,
+            log=console_log,
+        )
+        if status:
+            raise guest.BootError(f"bench.peers.inside exited with {status}:\n{guest.log_tail(console_log)}")
+        return msgspec.json.decode(found.read_bytes(), type=Results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Which host name led to an address."""

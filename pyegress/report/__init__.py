@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Earlier logs as a page to look at."""
