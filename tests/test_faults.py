@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -42,8 +43,11 @@ def is_there(kind: str, number: int) -> bool:
 
 
 def objects(pid: int) -> set[tuple[str, int]]:
-    """The BPF objects that a process holds."""
-    found = "".join(path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+    """The BPF objects that a process holds, of which none may be closed meanwhile; other files may."""
+    found = ""
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += path.read_text()
     return {(kind, int(number)) for kind, number in re.findall(r"^(prog|map|link)_id:\t(\d+)$", found, re.M)}
 
 
