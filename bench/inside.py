@@ -87,7 +87,7 @@ def _cases() -> Sequence[Case]:
         Case(f"{GOALS}: datagram dropped by CIDR", "bench udp", usual_drop, "skipped_cidr"),
         Case(f"{GOALS}: connect reported", "bench tcp", usual, "reported"),
         Case(f"{GOALS}: connect dropped by CIDR", "bench tcp", usual_drop, "skipped_cidr"),
-        Case("datagram dropped: loopback", "bench udp", hidden, "skipped_loopback"),
+        Case(f"{GOALS}: loopback, which is left out", "bench udp", hidden, "skipped_loopback"),
         Case("datagram dropped: port rule", "bench udp", by_port, "skipped_port"),
         Case(f"datagram dropped: {CIDRS:,} CIDR rules", "bench udp", by_cidr, "skipped_cidr"),
         Case("datagram dropped: name of the process", "bench udp", by_comm, "skipped_process"),

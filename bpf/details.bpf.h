@@ -465,33 +465,67 @@ static __always_inline bool know_ancestors(struct egress_known *entry)
 	return true;
 }
 
-/* Since 5.13 (e5069b9c23b3) such a function may take a pointer, which may be 0. */
-#ifdef EGRESS_CAST
-#define ONCE_VERIFIED __noinline
-#else
-#define ONCE_VERIFIED static __noinline
-#endif
+/* Not inlined for its stack. */
+static __noinline int fill_caller(struct egress_process *process)
+{
+	fill_process(process, current_task());
+	return 0;
+}
+
+static __always_inline bool is_known_whole(const struct egress_process *process)
+{
+	struct egress_known *before = find_known(process);
+
+	return before && before->flags & EGRESS_KNOWN_WHOLE && before->process.cgroup_id == process->cgroup_id;
+}
+
+/* Of all that has a caller sent anew when it changes, by a factor that nobody knows. */
+static __always_inline __u64 mark_of(const struct egress_process *process, __u32 *slot)
+{
+	const __u64 *words = (const __u64 *)process;
+	__u64 factor = cfg.hash_factor, mix = (words[0] * factor + words[1]) * factor;
+
+	/* By identity alone: the loader finds it, too. */
+	if (slot)
+		*slot = mix >> 40 & (EGRESS_TOLD_SLOTS - 1);
+#pragma unroll
+	for (int i = 2; i < (int)(sizeof(*process) / sizeof(__u64)); i++)
+		mix = mix * factor + words[i];
+	return mix | 1;
+}
 
 /*
- * Sees to it that the reader knows the caller, by records that are in the ring before the event. The caller is marked
- * as known last: where the ring had no room, the next event tries again.
+ * Sends what the reader doesn't know of the caller, in records that are in the ring before the event, and returns the
+ * caller's mark. It is noted as known last: where the ring had no room (0), the next event tries again. Without
+ * arguments a function is verified once, not at each call.
  */
-ONCE_VERIFIED int know_process(const struct egress_process *self)
+__noinline __u64 learn_process(void)
 {
-	struct egress_known *before;
 	struct egress_known entry = {};
 
-	if (!self)
-		return 0;
-	before = find_known(self);
-	if (before && before->flags & EGRESS_KNOWN_WHOLE && before->process.cgroup_id == self->cgroup_id)
-		return 0;
-	if (!know_cgroup(&self->cgroup_id, &entry) || !know_ancestors(&entry) || !send_caller(&entry.process.identity))
-		return 0;
-	entry.process = *self;
-	entry.flags = EGRESS_KNOWN_WHOLE;
-	bpf_map_update_elem(&known, &self->identity, &entry, BPF_ANY);
-	return 0;
+	fill_caller(&entry.process);
+	if (!is_known_whole(&entry.process)) {
+		if (!know_cgroup(&entry.process.cgroup_id, &entry) || !know_ancestors(&entry) ||
+		    !send_caller(&entry.process.identity))
+			return 0;
+		fill_caller(&entry.process);
+		entry.flags = EGRESS_KNOWN_WHOLE;
+		bpf_map_update_elem(&known, &entry.process.identity, &entry, BPF_ANY);
+	}
+	return mark_of(&entry.process, 0);
+}
+
+/* Sees to it that the reader knows the caller. */
+static __always_inline void know_process(const struct egress_process *self)
+{
+	__u32 slot;
+	__u64 mark = mark_of(self, &slot);
+
+	/* A hidden program that the table of the known ones has lost is hidden again only when it is met again. */
+	if (cfg.has_verdicts)
+		learn_process();
+	else if (*(volatile __u64 *)&shared.told[slot] != mark && learn_process() == mark)
+		*(volatile __u64 *)&shared.told[slot] = mark;
 }
 
 #endif

@@ -148,6 +148,7 @@ enum egress_table_sizes {
 	EGRESS_WAYS = 8,
 	EGRESS_PENDING_WAYS = 4,
 	EGRESS_PENDING_SETS = 4096,
+	EGRESS_TOLD_SLOTS = 4096,
 	EGRESS_DECISION_BITS = 12,
 	EGRESS_HINT_BITS = 12,
 	EGRESS_RULE_BITS = 24,
@@ -172,7 +173,10 @@ struct egress_shared {
 	__u32 pad;
 	__u64 changes;  /* how often user space changed ports and networks */
 	__u64 verdicts; /* and how many times it has hidden a program */
+	__u64 pending;  /* how many threads `waiting` has; only where words are compared and swapped */
 	struct egress_waiting waiting[EGRESS_PENDING_SETS];
+	/* Marks of callers of whom all was sent, by program: a short cut past the table of the known ones. */
+	__u64 told[EGRESS_TOLD_SLOTS];
 };
 
 /* What the tables say of an address and port. `check` is no other's, and not one that is half written. */
@@ -238,10 +242,11 @@ struct egress_config {
 	__u8 has_outside_uid;
 	__u8 has_cgroup_v1; /* `pids` or `memory` are v1 */
 	__u8 may_change; /* tables change while they are used */
+	__u8 keeps_hints; /* datagrams are counted by flow, and no table of processes is to be asked for each */
+	__u8 pad[3];
 	__u32 flow_sets;
 	__u32 outside_comm; /* number of the rule that hides what no only-comm names */
 	__u32 outside_uid;
-	__u32 pad_end;
 };
 
 /* Per-CPU counters. */

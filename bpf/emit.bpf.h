@@ -261,7 +261,7 @@ static __always_inline __u32 *hint_for(const struct dest *dest)
 static __always_inline void hint_at(struct egress_flow *flow, const struct dest *dest, const struct place *place,
 				    __u32 way)
 {
-	if (cfg.has_processes || dest->changes == RULED)
+	if (!cfg.keeps_hints || dest->changes == RULED)
 		return;
 	flow->changes = dest->changes;
 	*hint_for(dest) = place->number * EGRESS_WAYS + way + 1;
@@ -369,7 +369,7 @@ static __always_inline bool is_repeat(struct sock *sk, const struct dest *dest, 
 	struct place place;
 	__u32 at, way;
 
-	if (!cfg.window_ns || cfg.has_processes)
+	if (!cfg.keeps_hints)
 		return false;
 	at = *(volatile __u32 *)hint_for(dest);
 	if (!at)

@@ -180,10 +180,15 @@ static __always_inline bool is_dest_hidden(struct dest *dest)
 		count_rule(verdict >> PORT_RULE_SHIFT & RULE_MASK);
 	if (verdict & HAS_CIDR_RULE)
 		count_rule(verdict >> CIDR_RULE_SHIFT & RULE_MASK);
-	if (!(verdict & (BY_PORT | BY_CIDR)))
-		return false;
-	count(verdict & BY_PORT ? EGRESS_SKIPPED_PORT : EGRESS_SKIPPED_CIDR);
-	return true;
+	if (verdict & BY_CIDR) {
+		count(EGRESS_SKIPPED_CIDR);
+		return true;
+	}
+	if (verdict & BY_PORT) {
+		count(EGRESS_SKIPPED_PORT);
+		return true;
+	}
+	return false;
 }
 
 /* Hidden where no only-rule names it. Rules for names of kernel threads leave out a worker's number: user space does. */

@@ -114,10 +114,17 @@ static __always_inline struct egress_event *pending_at(__u32 set, __u32 way)
 	return bpf_map_lookup_elem(&pending, &at);
 }
 
+/* No thread is in a connect that is to be reported, so this one isn't. */
+static __always_inline bool nobody_waits(void)
+{
+	return HAS_CAST && !*(volatile __u64 *)&shared.pending;
+}
+
+/* User space may have taken it meanwhile; who lets go counts. */
 static __always_inline void let_go(struct egress_waiting *among, __u32 way, struct egress_event *event)
 {
 	event->ts_ns = 0;
-	*(volatile __u64 *)&among->threads[way] = 0;
+	give_up(&among->threads[way]);
 }
 
 static __always_inline struct egress_event *find_pending(const struct egress_waiting *among, __u32 set, __u64 thread,
@@ -133,11 +140,16 @@ static __always_inline struct egress_event *find_pending(const struct egress_wai
 	return 0;
 }
 
-static __always_inline void report_missed(struct egress_waiting *among, __u32 set, __u64 thread)
+static __always_inline void report_missed(__u64 thread)
 {
-	__u32 way;
-	struct egress_event *missed = find_pending(among, set, thread, &way);
+	struct egress_waiting *among;
+	struct egress_event *missed;
+	__u32 set, way;
 
+	if (nobody_waits())
+		return;
+	among = find_waiting(&set, thread);
+	missed = find_pending(among, set, thread, &way);
 	if (!missed)
 		return;
 	submit_unfinished(missed);
@@ -175,9 +187,11 @@ static __noinline int submit_without_return(struct sock *sk, const struct dest *
 	return 0;
 }
 
-static __always_inline int keep_pending(struct egress_waiting *among, __u32 set, struct sock *sk,
-					const struct dest *dest, const struct egress_process *process)
+static __always_inline int keep_pending(struct sock *sk, const struct dest *dest, const struct egress_process *process)
 {
+	__u32 set;
+	struct egress_waiting *among = find_waiting(&set, dest->thread);
+
 	for (__u32 way = 0; way < EGRESS_PENDING_WAYS; way++) {
 		if (claim(&among->threads[way], dest->thread, set))
 			return fill_pending(pending_at(set, way), sk, dest, process);
@@ -187,20 +201,17 @@ static __always_inline int keep_pending(struct egress_waiting *among, __u32 set,
 
 static __always_inline int tcp_enter(struct sock *sk, void *uaddr, int addr_len, bool v6)
 {
-	struct egress_waiting *among;
 	struct dest dest = {};
 	struct egress_process process;
-	__u32 set;
 
 	identify(&dest);
-	among = find_waiting(&set, dest.thread);
 	/* Before any filter: else this connect's return would be taken for that of the thread's last one. */
-	report_missed(among, set, dest.thread);
+	report_missed(dest.thread);
 	if (!read_tcp_dest(&dest, sk, uaddr, addr_len, v6) || !is_wanted(&dest, &process) ||
 	    is_program_hidden(&process, dest.task))
 		return 0;
 	know_process(&process);
-	return keep_pending(among, set, sk, &dest, &process);
+	return keep_pending(sk, &dest, &process);
 }
 
 static __noinline int finish(struct egress_event *event, int result)
@@ -216,11 +227,14 @@ static __noinline int finish(struct egress_event *event, int result)
 
 static __always_inline int tcp_return(int result)
 {
-	__u64 thread = thread_of(current_task());
 	struct egress_waiting *among;
 	struct egress_event *event;
+	__u64 thread;
 	__u32 set, way;
 
+	if (nobody_waits())
+		return 0;
+	thread = thread_of(current_task());
 	among = find_waiting(&set, thread);
 	event = find_pending(among, set, thread, &way);
 	if (!event)
@@ -278,7 +292,23 @@ static __always_inline bool read_udp_dest(struct dest *dest, struct sock *sk, vo
 	return read_addressee(dest, sk, name, bytes, v6, typed);
 }
 
-static __always_inline int udp_enter(struct sock *sk, struct msghdr *msg, bool v6)
+/*
+ * Whether the IPv4 name is of 127/8, before anything is kept of it, as a host may talk to itself a lot. (What the kernel
+ * then refuses for its port or length is counted as skipped, too.)
+ */
+static __always_inline bool is_to_loopback(struct msghdr *msg)
+{
+	const __u64 family_and_net = bpf_cpu_to_be64(0xffff0000ff000000);
+	struct any_sockaddr loopback = {.family = AF_INET, .v4 = {127}};
+	struct any_sockaddr addr;
+
+	if (!HAS_CAST || cfg.report_loopback || !msg->msg_name)
+		return false;
+	read_name(&addr, msg->msg_name);
+	return (*(__u64 *)&addr & family_and_net) == *(__u64 *)&loopback;
+}
+
+static __always_inline int udp_sent(struct sock *sk, struct msghdr *msg, bool v6)
 {
 	struct dest dest = {};
 	struct egress_process process;
@@ -288,6 +318,14 @@ static __always_inline int udp_enter(struct sock *sk, struct msghdr *msg, bool v
 		return 0;
 	if (!is_repeat(sk, &dest, true) && is_wanted_by(&dest, &process, 0))
 		emit_datagram(sk, &dest, &process, true);
+	return 0;
+}
+
+static __always_inline int udp_enter(struct sock *sk, struct msghdr *msg, bool v6)
+{
+	if (v6 || !is_to_loopback(msg))
+		return udp_sent(sk, msg, v6);
+	count(EGRESS_SKIPPED_LOOPBACK);
 	return 0;
 }
 

@@ -155,7 +155,10 @@ static __always_inline void unlock(__u32 lock)
 static __always_inline bool claim(__u64 *word, __u64 value, __u32 lock)
 {
 #ifdef EGRESS_CAST
-	return !*word && !__sync_val_compare_and_swap(word, 0, value);
+	if (*word || __sync_val_compare_and_swap(word, 0, value))
+		return false;
+	__sync_fetch_and_add(&shared.pending, 1);
+	return true;
 #else
 	bool done = false;
 
@@ -167,6 +170,18 @@ static __always_inline bool claim(__u64 *word, __u64 value, __u32 lock)
 	}
 	unlock(lock | CONNECT_LOCK);
 	return done;
+#endif
+}
+
+static __always_inline void give_up(__u64 *word)
+{
+#ifdef EGRESS_CAST
+	__u64 value = *(volatile __u64 *)word;
+
+	if (value && __sync_val_compare_and_swap(word, value, 0) == value)
+		__sync_fetch_and_add(&shared.pending, -1);
+#else
+	*(volatile __u64 *)word = 0;
 #endif
 }
 

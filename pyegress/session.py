@@ -53,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     report_loopback: bool = False
     wants: tuple[str, ...] = ()
     """Names of `enum egress_wants` in lower case; none: all."""
+    others: bool = True
+    """Attach hooks of other protocols than TCP and UDP, too. (Raw sockets can send those as well.)"""
     ports: dict[int, Verdict] = {}
     only_ports: bool = False
     cidrs: dict[Network, Verdict] = {}
@@ -196,7 +198,7 @@ class Session:
 
     def forget_program(self, identity: Identity) -> None:
         """Have the kernel send the details of a program again."""
-        self._forget("known", bytes(self._ffi.buffer(self._identity(identity))))
+        self._lib.egress_forget_program(self._self, self._identity(identity))  # it may be gone already
 
     def forget_cgroup(self, cgroup_id: int) -> None:
         """Have the kernel send the path of a cgroup again."""
@@ -287,6 +289,8 @@ class Session:
                 "has_uids": has_uids,
                 "has_cgroups": settings.hide_cgroups,
                 "has_verdicts": settings.hide_programs,
+                "keeps_hints": settings.window_ns > 0
+                and not (has_comms or has_uids or settings.hide_cgroups),
                 "has_outside_comm": settings.outside_comm is not None,
                 "has_outside_uid": settings.outside_uid is not None,
                 "has_cgroup_v1": kernel.has_cgroup_v1(),
@@ -319,7 +323,9 @@ class Session:
             name = self._ffi.string(self._lib.egress_program_name(self._self, program)).decode()
             load = name == "whoami" or (name == "synthesize" and settings.synthesize)
             is_other = name.startswith(_OTHER)
-            if section.startswith(KINDS[self.kind]) or (is_other and self.kind != "cgroup"):
+            if section.startswith(KINDS[self.kind]) or (
+                is_other and self.kind != "cgroup" and settings.others
+            ):
                 for function in section.partition("/")[2].split(","):
                     if self.kind == "cgroup" or self._has(function, is_other):
                         load = True

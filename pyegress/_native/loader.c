@@ -34,6 +34,7 @@ struct egress {
 	int flows_fd, locks_fd;
 	__u32 set_count, next_slot;
 	__u64 tick_ns;
+	__u64 hash_factor;
 };
 
 static char log_text[LOG_BYTES], log_copy[LOG_BYTES];
@@ -142,6 +143,7 @@ int egress_configure(struct egress *self, const struct egress_config *config)
 	struct bpf_map *map = egress_section(self->object, ".rodata.cfg");
 
 	self->tick_ns = config->tick_ns;
+	self->hash_factor = config->hash_factor;
 	self->set_count = config->flow_sets;
 	if (!map)
 		return -ENOENT;
@@ -301,6 +303,17 @@ int egress_forget(struct egress *self, const char *name, const void *key, unsign
 	if (!map)
 		return -ENOENT;
 	return bpf_map__delete_elem(map, key, key_bytes, 0) ? -errno : 0;
+}
+
+int egress_forget_program(struct egress *self, const struct egress_identity *identity)
+{
+	__u64 words[2];
+
+	memcpy(words, identity, sizeof(words));
+	/* Where mark_of of the BPF side has it. */
+	words[0] = (words[0] * self->hash_factor + words[1]) * self->hash_factor >> 40 & (EGRESS_TOLD_SLOTS - 1);
+	__atomic_store_n(&self->shared->told[words[0]], 0, __ATOMIC_RELAXED);
+	return egress_forget(self, "known", identity, sizeof(*identity));
 }
 
 static int run_once(struct egress *self, const char *name, __u64 argument)
@@ -475,13 +488,16 @@ int egress_take_pending(struct egress *self, __u64 before_ns, struct egress_even
 	for (__u32 at = 0; at < EGRESS_PENDING_SETS * EGRESS_PENDING_WAYS && used < capacity; at++) {
 		__u64 *thread = &self->shared->waiting[at / EGRESS_PENDING_WAYS].threads[at % EGRESS_PENDING_WAYS];
 		struct egress_event *event = &arena[used];
+		__u64 waits = __atomic_load_n(thread, __ATOMIC_ACQUIRE);
 
-		if (!__atomic_load_n(thread, __ATOMIC_ACQUIRE) || bpf_map_lookup_elem(fd, &at, event))
+		if (!waits || bpf_map_lookup_elem(fd, &at, event))
 			continue;
 		/* 0: it is being written. */
 		if (!event->ts_ns || event->ts_ns >= before_ns)
 			continue;
-		__atomic_store_n(thread, 0, __ATOMIC_SEQ_CST);
+		if (!__atomic_compare_exchange_n(thread, &waits, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+			continue;
+		__atomic_fetch_sub(&self->shared->pending, 1, __ATOMIC_SEQ_CST);
 		memset(event->saddr, 0, sizeof(event->saddr));
 		used++;
 	}

@@ -50,6 +50,7 @@ int egress_load(struct egress *self);
 int egress_set(struct egress *self, const char *map, const void *key, unsigned key_bytes, const void *value,
 	       unsigned value_bytes);
 int egress_forget(struct egress *self, const char *map, const void *key, unsigned key_bytes);
+int egress_forget_program(struct egress *self, const struct egress_identity *identity);
 /* Runs `whoami`: our tgid as the initial pid namespace counts it (before 5.10, as getpid() does). */
 int egress_learn_own_tgid(struct egress *self);
 struct egress_shared *egress_shared(struct egress *self);

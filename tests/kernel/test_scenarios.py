@@ -29,7 +29,7 @@ def audits(routes: None) -> Audits:
 
     def audit(*kinds: str) -> None:
         if kinds:
-            seen[kinds[0]] = observe(kinds[0], lambda: audit(*kinds[1:]), allow_loopback=True)
+            seen[kinds[0]] = observe(kinds[0], lambda: audit(*kinds[1:]), others=True, allow_loopback=True)
         else:
             act()
 
@@ -74,6 +74,6 @@ def test_protocols_that_are_asked_for(kind: str) -> None:
         for line in ("udp 192.0.2.1 7", "raw 192.0.2.1 1", "raw 192.0.2.1 253", "packet swallow 192.0.2.1 7"):
             traffic.run(*line.split())
 
-    seen = observe(kind, act, protocol=("icmp", "packet"))
+    seen = observe(kind, act, others=True, protocol=("icmp", "packet"))
     assert [c.protocol for c in seen] == ["1", "packet-udp"]
     assert seen.losses.snapshot()["skipped", "by protocol"] == 2
