@@ -66,6 +66,7 @@ signal.pause()
 FILES = {
     "nft": ("nftables", ["rules"]),
     "iptables-nft": ("restore", ["rules.v4", "rules.v6"]),
+    "iptables-legacy": ("restore", ["rules.v4", "rules.v6"]),
 }
 USED = [each for each in FILES if each == "nft" or shutil.which("ipset")]
 """ipset isn't everywhere."""
