@@ -131,7 +131,9 @@ class Follower:
 
     def _fill(self) -> None:
         """Add what isn't there, or not for long any more; once more if the sets are others by now."""
+        refused = self.refused
         for is_last in (False, True):
+            self.refused = refused
             due = {kept: mine for kept, mine in self._due() if mine}
             if not due:
                 break
