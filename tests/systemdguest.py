@@ -16,7 +16,7 @@ from tests.guest import SHARE, Unavailable, archive, check_host, kernel_dir, log
 
 KERNEL = "6.12"
 SYSTEMD = Path("/lib/systemd/systemd")
-MODULES = "9p", "9pnet_virtio", "overlay"
+MODULES = "9p", "9pnet_virtio", "overlay", "nf_tables", "veth"
 PYTHON = "/opt/python"
 APPLICATION = "/opt/application"
 MASKED = "systemd-tmpfiles-setup", "systemd-tmpfiles-setup-dev", "systemd-sysusers", "systemd-update-utmp"
@@ -39,7 +39,10 @@ done
 rm -f /root/.dockerenv /root/run/.containerenv
 mkdir -p /root$PYTHON
 mount --bind "/host$PYTHON_HERE" /root$PYTHON
-cp -a /files/. /root/
+# Some are links elsewhere on the host.
+cd /files
+find . -type f -exec rm -f /root/{} \\;
+cp -a . /root/
 exec switch_root /root /lib/systemd/systemd
 """
 SERVICE = """[Unit]

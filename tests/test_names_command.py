@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`pyegress names refresh`: what it says, what it leaves alone, and how it ends."""
+"""`pyegress names`: what it says, what it leaves alone, and how it ends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from tests.netns import needs_netfilter, own_netns
 from tests.rules.test_bynames import CDN
 
 PATIENCE_S = 120
+NONE = "neither table inet pyegress nor the chain PYEGRESS has rules by name"
+WITHOUT_ADMIN, WITHOUT_RAW = (
+    ("setpriv", f"--bounding-set=-{name}", f"--inh-caps=-{name}") for name in ("net_admin", "net_raw")
+)
 
 
-def refresh(*words: str, start: tuple[str, ...] = ()) -> tuple[int, str]:
+def names(*words: str, start: tuple[str, ...] = ()) -> tuple[int, str]:
     """Its status, and what it says."""
-    command = [*start, sys.executable, "-m", "pyegress", "names", "refresh", *words]
+    command = [*start, sys.executable, "-m", "pyegress", "names", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout == ""
     return done.returncode, done.stderr
@@ -28,7 +32,7 @@ def test_a_name_that_fails() -> None:
     """Is told in a line; its set stays as it is."""
     with own_netns():
         load_nft()
-        status, said = refresh()
+        status, said = names("refresh")
         assert list(held()) == [CDN]
     assert status == 1
     first, last = said.splitlines()
@@ -41,15 +45,18 @@ def test_a_name_that_fails() -> None:
 @pytest.mark.parametrize(
     ("words", "start", "status", "told"),
     [
-        ((), (), 1, "neither table inet pyegress nor the chain PYEGRESS has rules by name"),
-        (("--table", "mine"), (), 2, "tables of pyegress have names that begin with pyegress"),
-        ((), ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"), 1, "missing CAP_NET_ADMIN"),
+        *((words, (), 1, f"names {words[0]}: {NONE}") for words in (("refresh",), ("follow",))),
+        (("refresh", "--table", "mine"), (), 2, "tables of pyegress have names that begin with pyegress"),
+        (("follow", "--server", "ns.example"), (), 2, "--server ns.example: must be an IP address"),
+        (("refresh", "--server", "192.0.2.53"), (), 2, "--server: only with follow"),
+        (("refresh",), WITHOUT_ADMIN, 1, "names refresh: missing CAP_NET_ADMIN"),
+        (("follow",), WITHOUT_RAW, 1, "names follow: missing CAP_NET_RAW"),
     ],
 )
 def test_errors(words: tuple[str, ...], start: tuple[str, ...], status: int, told: str) -> None:
     """One line, with the way on."""
     with own_netns():
-        found, said = refresh(*words, start=start)
+        found, said = names(*words, start=start)
     assert found == status
     assert told in said
     assert said.count("\n") == 1

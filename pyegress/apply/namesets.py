@@ -7,6 +7,8 @@ name led to before is allowed until its time is over.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -19,6 +21,7 @@ from pyegress.rules.hostnames import IPSET_PREFIX, NFT_PREFIX, is_host_name, set
 FAMILIES: tuple[Family, ...] = (4, 6)
 _LINE = 512
 """Addresses in one statement."""
+_CREATED = re.compile(r"^create (\S+) .*?\btimeout ([0-9]+)", re.MULTILINE)
 
 
 class NameSet(NamedTuple):
@@ -40,18 +43,39 @@ def loaded(table: str) -> list[NameSet]:
     return list(found)
 
 
+def graces(sets: Iterable[NameSet], table: str) -> dict[NameSet, int]:
+    """For how many seconds each has an address; those without an end are left out."""
+    wanted = list(sets)
+    found: dict[tuple[str, str], int] = {}
+    if any(each.firewall == "nftables" for each in wanted):
+        listed = json.loads(programs.run("nft", "-j", "-t", "list", "table", "inet", table))["nftables"]
+        made = [each["set"] for each in listed if "set" in each]
+        found |= {("nftables", each["name"]): int(each.get("timeout", 0)) for each in made}
+    if any(each.firewall == "iptables" for each in wanted):
+        saved = programs.run("ipset", "list", "-terse", "-output", "save")
+        found |= {("iptables", name): int(seconds) for name, seconds in _CREATED.findall(saved)}
+    seconds = {each: found.get((each.firewall, set_of(each))) for each in wanted}
+    return {each: grace for each, grace in seconds.items() if grace}
+
+
+def set_of(name_set: NameSet) -> str:
+    """What it is called in the kernel."""
+    prefix = NFT_PREFIX if name_set.firewall == "nftables" else IPSET_PREFIX
+    return set_name(prefix, name_set.name, name_set.family)
+
+
 def fill(sets: Iterable[NameSet], addresses: Mapping[str, Sequence[Network]], table: str) -> int:
     """Add addresses by name, those for nft in one transaction; how many. Raises ProgramError where it isn't taken."""
     nft: list[str] = []
     ipset: list[str] = []
     count = 0
-    for name, family, firewall in sets:
-        mine = [str(each) for each in addresses.get(name, ()) if each.family == family]
+    for name_set in sets:
+        mine = [str(each) for each in addresses.get(name_set.name, ()) if each.family == name_set.family]
         count += len(mine)
-        if firewall == "nftables":
-            nft += _nft(f"inet {table} {set_name(NFT_PREFIX, name, family)}", mine)
+        if name_set.firewall == "nftables":
+            nft += _nft(f"inet {table} {set_of(name_set)}", mine)
         else:
-            ipset += [f"add {set_name(IPSET_PREFIX, name, family)} {each} -exist" for each in mine]
+            ipset += [f"add {set_of(name_set)} {each} -exist" for each in mine]
     if nft:
         programs.run("nft", "-f", "-", text=_text(nft))
     if ipset:

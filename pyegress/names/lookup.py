@@ -37,13 +37,18 @@ def look_up(name: str) -> list[Network]:
         found = _asked(name)
     except OSError as error:
         raise LookupFailedError(error.strerror or str(error)) from error
-    targets = filter(None, map(target_of, found))
-    usable = {
-        each.network for each in targets if not each.network.is_link_local and not _is_multicast(each.network)
-    }
-    if not usable:
+    hosts = set(filter(None, map(host_of, found)))
+    if not hosts:
         raise LookupFailedError("no address of a host")
-    return sorted(usable)[:MOST]
+    return sorted(hosts)[:MOST]
+
+
+def host_of(address: str) -> Network | None:
+    """The address; None where it is no host's that a rule can be for."""
+    target = target_of(address)
+    if target is None or target.network.is_link_local or _is_multicast(target.network):
+        return None
+    return target.network
 
 
 def _asked(name: str) -> list[str]:

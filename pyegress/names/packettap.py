@@ -79,9 +79,14 @@ class PacketTap:
 
     place = "packet socket"
 
-    def __init__(self, hellos: bool = False) -> None:
-        """`hellos`: what begins TLS and QUIC connections too, of which each comes in one packet."""
+    def __init__(self, hellos: bool = False, same_link: bool = False) -> None:
+        """`hellos`: what begins TLS and QUIC connections too, of which each comes in one packet.
+
+        `same_link`: an answer must come by the interface that its question left by, so that who is behind another one,
+        such as a container, can't forge it.
+        """
         self._hellos = hellos
+        self._same_link = same_link
         self.lost = 0
         """What the full buffer had no room for."""
         try:
@@ -99,6 +104,10 @@ class PacketTap:
             self._socket.close()
             raise UnsupportedError(f"packet socket: {error.strerror}") from None
 
+    def fileno(self) -> int:
+        """Readable when something has come."""
+        return self._socket.fileno()
+
     def read(self) -> Iterator[Segment]:
         """What waits, in the order in which it passed."""
         for _ in range(AT_ONCE):
@@ -111,6 +120,8 @@ class PacketTap:
             segment = segment_of(packet, time.clock_gettime_ns(time.CLOCK_BOOTTIME), self._hellos)
             # What loops back passes twice.
             if segment is not None and address[2] == (_TO_US if segment.is_answer else _OUTGOING):
+                if self._same_link:
+                    segment = segment._replace(ends=segment.ends._replace(link=address[0]))
                 yield segment
         with suppress(OSError):
             self.lost += struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1]

@@ -22,6 +22,8 @@ class Ends(NamedTuple):
     """Tells sockets of different network namespaces apart; 0 where the tap can't."""
     server_port: int = DNS_PORT
     """Another one: the segment begins TLS or QUIC, or goes on with that."""
+    link: str = ""
+    """The interface where it passed; empty where that doesn't matter."""
 
 
 def ends_of(

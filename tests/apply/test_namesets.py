@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from pyegress.apply.namesets import NameSet, fill, loaded
+from pyegress.apply.namesets import NameSet, fill, graces, loaded
 from pyegress.apply.programs import ProgramError
 from pyegress.rules import ipset, nft
 from pyegress.rules.addresses import Network, target_of
@@ -45,6 +45,7 @@ def test_time_begins_anew() -> None:
     with own_netns():
         load_nft()
         assert set(loaded("pyegress")) == SETS
+        assert graces(loaded("pyegress"), "pyegress") == dict.fromkeys(SETS, 86_400)
         old = f"192.0.2.50 timeout 1d expires 100s, {OTHER} timeout 1d expires 100s"
         load(f"add element inet pyegress {NAME} {{ {old} }}", "nft", "-f", "-")
         assert fill(loaded("pyegress"), {"a.example": addresses(OTHER, "192.0.2.60")}, "pyegress") == 2
@@ -97,6 +98,7 @@ def test_sets_of_ipset() -> None:
         made_set = set_name(IPSET_PREFIX, "a.example", 4)
         load(f"add {made_set} {OTHER} timeout 100\nadd {made_set} 192.0.2.50 timeout 100", "ipset", "restore")
         assert loaded("pyegress") == [NameSet("a.example", 4, "iptables")]
+        assert list(graces(loaded("pyegress"), "pyegress").values()) == [86_400]
         assert fill(loaded("pyegress"), {"a.example": addresses(OTHER, "192.0.2.60")}, "pyegress") == 2
         saved = load("", "ipset", "save")
         found = [str(each) for each in ipset.read_text(saved)[made_set]]

@@ -62,6 +62,14 @@ def test_forged_answers_are_not_used(wire: bytes, ends: object) -> None:
     assert dns.answers == 1
 
 
+def test_servers_that_are_not_believed() -> None:
+    """Are counted; their question is answered."""
+    for servers, answers in (((ENDS.server,), 1), ((ENDS.client,), 0)):
+        dns = ObservedDns(Memory(), servers)
+        dns.take([asks(question("www.example.")), tells(ANSWER)])
+        assert (dns.answers, dns.unused["of servers that are not configured"]) == (answers, 1 - answers)
+
+
 def test_what_cannot_be_read() -> None:
     """Is counted by why; an address that means none is no destination."""
     cut = tells(ANSWER)._replace(is_cut=True)

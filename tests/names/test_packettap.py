@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +16,8 @@ from pyegress.names.observed import ObservedDns
 from pyegress.names.packettap import PacketTap, segment_of
 from pyegress.names.segment import UDP
 from tests.names.resolving import MANY, STUB, asked, needs_resolver, resolving
-from tests.names.wire import question
+from tests.names.wire import answer, question
+from tests.netns import add_link, own_netns, run
 
 WIRE = question("www.example.")
 PACKET = (
@@ -48,6 +51,36 @@ def test_answers_of_a_resolver() -> None:
     assert (dict(dns.unused), dict(dns.streams.given_up), tap.lost) == ({}, {}, 0)
     # Two of the stub's, one of them its own; one that was cut off, and again.
     assert dns.answers == 4
+
+
+@needs_resolver
+@pytest.mark.parametrize(("same_link", "used"), [(False, 1), (True, 0)])
+def test_an_answer_by_another_link(same_link: bool, used: int) -> None:
+    """From who knows the question is believed only where the link doesn't matter."""
+    dns = ObservedDns(Memory())
+    server = "198.18.0.53"
+    with own_netns():
+        add_link()
+        (device,) = json.loads(run("ip -j link show out0"))
+        tap = PacketTap(same_link=same_link)
+        try:
+            with (
+                socket.socket(type=socket.SOCK_DGRAM) as asker,
+                socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as behind,
+            ):
+                asker.bind(("198.18.0.1", 0))
+                asker.sendto(question("one.example."), (server, 53))
+                told = answer("one.example.", "one.example. 60 A 198.18.9.9")
+                ends = map(socket.inet_aton, (server, "198.18.0.1"))
+                ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(told), 1, 0, 64, UDP, 0, *ends)
+                udp = struct.pack("!HHHH", 53, asker.getsockname()[1], 8 + len(told), 0)
+                hardware = bytes.fromhex(device["address"].replace(":", ""))
+                behind.bind(("out1", 0))
+                behind.send(hardware + bytes(6) + b"\x08\0" + ip + udp + told)
+                dns.take(tap.read())
+        finally:
+            tap.close()
+    assert (dns.answers, dns.unused["to no question that was seen"]) == (used, 1 - used)
 
 
 def test_packet() -> None:
