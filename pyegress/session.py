@@ -115,7 +115,7 @@ def rule_out(kind: str) -> None:
     from pyegress._native import lib
 
     if kind == "kprobe" and not kernel.has_kprobes():
-        raise AttachError(kind, "the kernel has no kprobes", {errno.ENOENT}, "")
+        raise AttachError(kind, "the kernel shows no kprobes", {errno.ENOENT}, "")
     if kind == "fentry":
         refused = lib.egress_try_tracing(_TRACED)
         if refused:
