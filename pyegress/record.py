@@ -188,6 +188,10 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
     """Where each of `dest_names` comes from: `dns` (an answer that was seen), `hosts` (/etc/hosts), `ptr`."""
     dest_name_ages: tuple[int, ...] = ()
     """Seconds since each was last told, rounded down to 0, 1, 10, 60, 600, 3600 or 86400."""
+    dest_names_missing: str | None = None
+    """Why there are none although they were asked for: `no-answer` (no answer that was seen told the address),
+    `dot-or-doh` (the program may ask over TLS or HTTPS), `dns-unseen` (answers are not looked at here),
+    `is-dns` (it went to port 53)."""
     verdict: str | None = None
     """What nfqueue did with it: accept, drop, reject."""
 

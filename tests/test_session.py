@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from pyegress import _native, kernel
+from pyegress import _native, kernel, session
 from pyegress.decode.details import DetailsDecoder
 from pyegress.prefixes import Network, Verdict, table
 from pyegress.record import CgroupPath, Details
-from pyegress.session import BATCH, KINDS, AttachError, Session, Settings
+from pyegress.session import BATCH, KINDS, AttachError, Session, Settings, rule_out
 from tests.traffic import traffic
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -165,6 +165,31 @@ def test_no_cgroup_v2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "cgroup2_root", lambda: None)
     with pytest.raises(AttachError, match=r"^cgroup: no cgroup v2 is mounted$"):
         Session("cgroup", Settings())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_ruled_out_does_not_attach(kind: str) -> None:
+    """For the same reason, which no kernel here may have; in guests, kinds that attach are not ruled out."""
+    try:
+        rule_out(kind)
+    except AttachError as ruled:
+        with pytest.raises(AttachError) as caught:
+            Session(kind, Settings())
+        assert ruled.codes == caught.value.codes
+
+
+def test_kernel_without_kprobes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "has_kprobes", lambda: False)
+    with pytest.raises(AttachError, match=r"^kprobe: the kernel shows no kprobes$"):
+        rule_out("kprobe")
+    monkeypatch.setattr(kernel, "has_kprobes", lambda: True)
+    rule_out("kprobe")
+
+
+def test_functions_that_nobody_knows_rule_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then trying says what is wrong."""
+    monkeypatch.setattr(session, "_TRACED", b"no_such_function")
+    rule_out("fentry")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -202,14 +202,42 @@ static int module_has(const char *function)
 	return found;
 }
 
-int egress_kernel_has(const char *function)
+static int learn_kernel(void)
 {
 	set_up();
-	if (!kernel) {
+	if (!kernel)
 		kernel = btf__load_vmlinux_btf();
-		if (!kernel)
-			return errno ? -errno : -ENOENT;
-	}
+	if (kernel)
+		return 0;
+	return errno ? -errno : -ENOENT;
+}
+
+int egress_try_tracing(const char *function)
+{
+	static const struct bpf_insn nothing[] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K}, {.code = BPF_JMP | BPF_EXIT}};
+	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = BPF_TRACE_FENTRY);
+	int fd;
+
+	if (learn_kernel())
+		return 0;
+	fd = btf__find_by_name_kind(kernel, function, BTF_KIND_FUNC);
+	if (fd <= 0)
+		return 0;
+	opts.attach_btf_id = fd;
+	fd = bpf_prog_load(BPF_PROG_TYPE_TRACING, "try_tracing", "GPL", nothing,
+			   sizeof(nothing) / sizeof(*nothing), &opts);
+	if (fd < 0)
+		return fd;
+	close(fd);
+	return 0;
+}
+
+int egress_kernel_has(const char *function)
+{
+	int error = learn_kernel();
+
+	if (error)
+		return error;
 	return btf__find_by_name_kind(kernel, function, BTF_KIND_FUNC) > 0 || module_has(function);
 }
 

@@ -36,6 +36,8 @@ const char *egress_program_section(struct egress *self, int program);
 void egress_autoload(struct egress *self, int program, int wanted);
 /* 1 where the running kernel's BTF has that function, 0 where not, -errno without BTF. */
 int egress_kernel_has(const char *function);
+/* -errno where the kernel refuses even an empty fentry program on that function, else 0, also without BTF. */
+int egress_try_tracing(const char *function);
 /* Gives back the memory of that BTF, some 17 MB. */
 void egress_forget_kernel(void);
 

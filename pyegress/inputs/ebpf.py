@@ -30,7 +30,17 @@ from pyegress.plugin import Batch, Context, Input
 from pyegress.prefixes import Network, Verdict
 from pyegress.privileges import LOOKING
 from pyegress.record import ATTRIBUTED, Details, Process, Seen
-from pyegress.session import BATCH, CHANGEABLE, KINDS, MODULES, AttachError, Session, Settings, explain
+from pyegress.session import (
+    BATCH,
+    CHANGEABLE,
+    KINDS,
+    MODULES,
+    AttachError,
+    Session,
+    Settings,
+    explain,
+    rule_out,
+)
 from pyegress.tables import RuleNumbers, Step, Tables, hiding, moving, showing, without_only
 
 if TYPE_CHECKING:
@@ -405,6 +415,8 @@ class Ebpf(Input):
         failures: list[AttachError] = []
         for kind in KINDS if wanted == "auto" else (wanted,):
             try:
+                if wanted == "auto":
+                    rule_out(kind)
                 session = Session(kind, self._settings)
             except AttachError as error:
                 failures.append(error)

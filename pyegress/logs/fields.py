@@ -120,6 +120,7 @@ END: Keys = {
     "dest_names": ("dest_names", _names),
     "dest_name_sources": ("dest_name_sources", _names),
     "dest_name_ages": ("dest_name_ages", _numbers),
+    "dest_names_missing": ("dest_names_missing", _text),
     "verdict": ("verdict", _text),
 }
 KNOWN = frozenset((*_GRANDPARENT, *_PARENT, *_PROCESS, *TARGET, *VARYING, *SOCKET, *END))

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pyegress.logs.schema import CONNECTION, digest
+from pyegress.logs.schema import BESIDE, CONNECTION, digest
 from pyegress.record import Connection, Process
 from pyegress.redact import Redactor
 
 _CACHED = 8192
 _LATEST = (1 << 63) - 1
-_kept = operator.attrgetter(*(column.name for column in CONNECTION))
+_kept = operator.attrgetter(*(column.name for column in CONNECTION if column.name not in BESIDE))
 
 _Program = tuple[object, ...]
 

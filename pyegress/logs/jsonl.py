@@ -101,10 +101,12 @@ class Line(msgspec.Struct, Generic[P], frozen=True, gc=False, kw_only=True):
     dest_names: tuple[str, ...] | UnsetType = UNSET
     dest_name_sources: tuple[str, ...] | UnsetType = UNSET
     dest_name_ages: tuple[Annotated[int, Meta(ge=0)], ...] | UnsetType = UNSET
+    dest_names_missing: Text = UNSET
     verdict: Text = UNSET
 
 
-_Target = tuple[str, str, int, str, int | None, tuple[str, ...], tuple[str, ...], tuple[int, ...], str | None]
+_Names = tuple[str, ...]
+_Target = tuple[str, str, int, str, int | None, _Names, _Names, tuple[int, ...], str | None, str | None]
 _Rest = tuple[
     int, str | None, str, int | None, str | None, int | None, str | None, str | None, bool, int | None
 ]
@@ -152,6 +154,7 @@ class Encoder:
                 connection.dest_names,
                 connection.dest_name_sources,
                 connection.dest_name_ages,
+                connection.dest_names_missing,
                 connection.verdict,
             )
             target, end = targets.get(target_key) or self._remember_target(target_key)
@@ -184,7 +187,7 @@ class Encoder:
         return f"{text[1:-1]}," if known else ""
 
     def _remember_target(self, key: _Target) -> tuple[str, str]:
-        hook, protocol, ip_version, dest_ip, dest_port, names, sources, ages, verdict = key
+        hook, protocol, ip_version, dest_ip, dest_port, names, sources, ages, missing, verdict = key
         target = self._fields(
             hook=display(hook),
             protocol=display(protocol),
@@ -196,6 +199,7 @@ class Encoder:
             dest_names=tuple(map(display, names)) or UNSET,
             dest_name_sources=tuple(map(display, sources)) or UNSET,
             dest_name_ages=ages or UNSET,
+            dest_names_missing=_shown(missing),
             verdict=_shown(verdict),
         )
         return keep(self._targets, key, (target, f",{told[:-1]}}}\n" if told else "}\n"))
@@ -296,6 +300,7 @@ class Decoder:
             () if names is UNSET else tuple(map(undisplayed, names)),
             () if found.dest_name_sources is UNSET else tuple(map(undisplayed, found.dest_name_sources)),
             () if found.dest_name_ages is UNSET else found.dest_name_ages,
+            _plain(found.dest_names_missing),
             _plain(found.verdict),
         )
 

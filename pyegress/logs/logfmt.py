@@ -73,6 +73,7 @@ class _End(NamedTuple):
     dest_names: tuple[str, ...]
     dest_name_sources: tuple[str, ...]
     dest_name_ages: tuple[int, ...]
+    dest_names_missing: str | None
     verdict: str | None
 
 
@@ -199,6 +200,7 @@ class LogfmtReader:
             found.get("dest_names", ()),
             found.get("dest_name_sources", ()),
             found.get("dest_name_ages", ()),
+            found.get("dest_names_missing"),
             found.get("verdict"),
         )
         return self._ends.keep(text, end, len(text))
@@ -228,7 +230,7 @@ def _end_at(line: bytes, version: int) -> int:
     if line.endswith(_USUAL_ENDS):
         return len(line)
     last = max(line.rfind(b" attribution="), version)
-    at = line.find(b" dest_names=", last)
+    at = line.find(b" dest_names", last)
     if at < 0:
         at = line.find(b" verdict=", last)
     return at if at >= 0 else len(line)

@@ -361,6 +361,7 @@ def _at(target: Target, one: Connection) -> Connection:
         one.dest_names,
         one.dest_name_sources,
         one.dest_name_ages,
+        one.dest_names_missing,
         one.verdict,
     )
 

@@ -32,7 +32,9 @@ VARYING = frozenset(
         "dest_name_ages",
     )
 )
-"""Fields of a connection that are not kept; what differs in others is another row."""
+"""Fields of a connection that are not kept; what differs in others is another row, ..."""
+BESIDE = frozenset(("dest_names_missing",))
+"""... but for these, which a row has of one of its connections, a late one if it can."""
 
 Value = str | int | None
 _LARGEST = 1 << 63

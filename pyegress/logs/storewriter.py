@@ -18,7 +18,7 @@ from pyegress import __version__
 from pyegress.errors import OutputError
 from pyegress.escape import display
 from pyegress.logs.fold import Folded
-from pyegress.logs.schema import APPLICATION, CONNECTION, MAGIC, PROCESS, VERSION, digest, prepare
+from pyegress.logs.schema import APPLICATION, BESIDE, CONNECTION, MAGIC, PROCESS, VERSION, digest, prepare
 from pyegress.record import Process
 
 R = TypeVar("R")
@@ -38,8 +38,10 @@ _INSERT = (
     "INSERT INTO connection (key, process, records, count, first_ns, last_ns, "
     f"{', '.join(column.name for column in CONNECTION)}) VALUES (?, ?, ?, ?, ?, ?{', ?' * len(CONNECTION)})"
 )
-_UPDATE = """UPDATE connection SET records = records + ?, count = count + ?,
+_BESIDE = [column for column in CONNECTION if column.name in BESIDE]
+_UPDATE = f"""UPDATE connection SET records = records + ?1, count = count + ?2,
     first_ns = coalesce(min(first_ns, ?3), first_ns, ?3), last_ns = coalesce(max(last_ns, ?4), last_ns, ?4)
+    {"".join(f", {column.name} = coalesce(?{at}, {column.name})" for at, column in enumerate(_BESIDE, 6))}
     WHERE key = ?5"""
 _INSERT_LOSS = """INSERT INTO loss VALUES (?, ?, ?, ?)
     ON CONFLICT (run, stage, reason) DO UPDATE SET count = excluded.count"""
@@ -178,7 +180,8 @@ class StoreWriter:
         without_room = records = 0
         for one in folded:
             times = (one.first_ns or None, one.last_ns or None)
-            if not database.execute(_UPDATE, (one.records, one.count, *times, one.key)).rowcount:
+            beside = [column.put(getattr(one.connection, column.name)) for column in _BESIDE]
+            if not database.execute(_UPDATE, (one.records, one.count, *times, one.key, *beside)).rowcount:
                 if rows >= self._most_rows:
                     without_room += one.records
                     continue

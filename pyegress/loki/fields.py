@@ -46,6 +46,7 @@ REST = (
     "destnames",
     "destnamesources",
     "destnameages",
+    "destnamesmissing",
     "verdict",
 )
 LABELS = (*TARGET, *PROCESS, *REST)
@@ -103,6 +104,7 @@ class Fields:
             connection.verdict,
             connection.dest_name_sources,
             connection.dest_name_ages,
+            connection.dest_names_missing,
         )
         rest = self._rest.get(rest_key) or self._remember_rest(rest_key, connection)
         own = f',"srcport":"{connection.src_port}"' if connection.src_port is not None else ""
@@ -152,6 +154,7 @@ class Fields:
             ",".join(connection.dest_names),
             ",".join(connection.dest_name_sources),
             ",".join(map(str, connection.dest_name_ages)),
+            connection.dest_names_missing,
             connection.verdict,
         )
         return keep(self._rest, key, self._text(REST, values))

@@ -43,9 +43,11 @@ PUBLIC_RESOLVERS = frozenset(
 MOST_SUSPECTS = MOST_ASKERS = 4096
 KEPT_NS = 1_000_000_000
 MOST_KEPT = 8192
+NO_ANSWER, DOT_OR_DOH, DNS_UNSEEN, IS_DNS = "no-answer", "dot-or-doh", "dns-unseen", "is-dns"
+"""What `Connection.dest_names_missing` is."""
 AUTO = "dns,hosts"
 """What costs little; a packet socket, which sees every packet, only if it is asked for."""
-_SUSPECT_PORTS = (HTTPS_PORT, DOT_PORT)
+_force = msgspec.structs.force_setattr
 
 
 class _Found(NamedTuple):
@@ -91,6 +93,8 @@ class Namer:
         self._tap: Tap | None = None
         if taps and (self._sees_dns or self._hellos is not None):
             self._tap = _tap(hook, context, may_be_packets=names != "auto", hellos=self._hellos is not None)
+        sees_answers = self._sees_dns and (self._tap is not None or not taps)
+        self._usual_reason = NO_ANSWER if sees_answers else DNS_UNSEEN
         self._hosts = Hosts() if "hosts" in sources else None
         self._reverse: Reverse | None = None
         if "ptr" in sources:
@@ -198,21 +202,33 @@ class Namer:
         process = connection.process
         pid = (process.pid if process is not None else None) or 0
         port = connection.dest_port
-        if port in _SUSPECT_PORTS:
-            self._suspect(connection, pid)
+        if port == DOT_PORT or (port == HTTPS_PORT and connection.dest_ip in PUBLIC_RESOLVERS):
+            self._suspect(pid)
         key = connection.dest_ip, pid
         try:
             found = self._kept[key]
         except KeyError:
             found = self._keep(key, now_ns)
         if found is None:
-            if port != DNS_PORT:
-                self._unnamed += pid not in self._suspects
-                self._suspected += pid in self._suspects
+            if port == DNS_PORT:
+                why_not = IS_DNS
+            elif pid in self._suspects:
+                self._suspected += 1
+                why_not = DOT_OR_DOH
+            else:
+                self._unnamed += 1
+                why_not = self._usual_reason
+            # In place: most have none, a copy takes ten times as long, and no output has it yet.
+            _force(connection, "dest_names_missing", why_not)
             return connection
         names, sources, ages = found
         return msgspec.structs.replace(
-            connection, dest_names=names, dest_name_sources=sources, dest_name_ages=ages
+            connection,
+            dest_names=names,
+            dest_name_sources=sources,
+            dest_name_ages=ages,
+            # A repeat is made of the flow's first record, which may have had none.
+            dest_names_missing=None,
         )
 
     def _keep(self, key: tuple[str, int], now_ns: int) -> _Found | None:
@@ -240,9 +256,9 @@ class Namer:
             found = [Named(name, "ptr", int(age_s)) for name in names]
         return found
 
-    def _suspect(self, connection: Connection, pid: int) -> None:
+    def _suspect(self, pid: int) -> None:
         """Remember programs whose names can't be seen."""
-        if pid and (connection.dest_port == DOT_PORT or connection.dest_ip in PUBLIC_RESOLVERS):
+        if pid:
             self._suspects[pid] = None
             if len(self._suspects) > MOST_SUSPECTS:
                 self._suspects.popitem(last=False)

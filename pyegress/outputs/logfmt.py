@@ -28,7 +28,8 @@ _PROCESSES_KEPT = 2048
 _PART = 128
 
 _Pair = tuple[str, str | int | None]
-_Target = tuple[str, str, str, int | None, int, tuple[str, ...], tuple[str, ...], tuple[int, ...], str | None]
+_Names = tuple[str, ...]
+_Target = tuple[str, str, str, int | None, int, _Names, _Names, tuple[int, ...], str | None, str | None]
 _Rest = tuple[int, str | None, int | None, str | None, str, bool, int | None, str | None, str | None]
 
 
@@ -107,6 +108,7 @@ class Logfmt(FileOutput):
                 connection.dest_names,
                 connection.dest_name_sources,
                 connection.dest_name_ages,
+                connection.dest_names_missing,
                 connection.verdict,
             )
             target, end = targets.get(target_key) or self._remember_target(target_key)
@@ -144,16 +146,17 @@ class Logfmt(FileOutput):
 
     def _remember_target(self, key: _Target) -> tuple[str, str]:
         # Most are new where many are scanned, so that this must not cost much.
-        hook, protocol, dest_ip, dest_port, ip_version, names, sources, ages, verdict = key
+        hook, protocol, dest_ip, dest_port, ip_version, names, sources, ages, missing, verdict = key
         port = "" if dest_port is None else f" dest_port={dest_port}"
         kind = f"hook={_word(hook)} protocol={_word(protocol)}"
         text = f"{kind} dest_ip={quoted(dest_ip)}{port} ip_version={ip_version}"
         end = "\n"
-        if names or sources or ages or verdict is not None:
+        if names or sources or ages or missing is not None or verdict is not None:
             told: list[_Pair] = [
                 ("dest_names", ",".join(names) or None),
                 ("dest_name_sources", ",".join(sources) or None),
                 ("dest_name_ages", ",".join(map(str, ages)) or None),
+                ("dest_names_missing", missing),
                 ("verdict", verdict),
             ]
             end = f"{_fields(told)}\n"

@@ -110,6 +110,8 @@ def line(connection: Connection) -> str:
             parts.append(f"parent {_name(process.parent)}[{process.parent.pid}]")
     if connection.dest_names:
         parts.append(f"names {display(','.join(connection.dest_names))}")
+    elif connection.dest_names_missing is not None:
+        parts.append(f"no name ({display(connection.dest_names_missing)})")
     return " ".join(parts)
 
 

@@ -459,6 +459,7 @@ def test_auto_takes_the_next_kind(monkeypatch: pytest.MonkeyPatch) -> None:
             raise AttachError(kind, "load: EPERM", {errno.EPERM}, f"words on {kind}")
         return Session(kind, settings)
 
+    monkeypatch.setattr(ebpf, "rule_out", lambda kind: None)
     monkeypatch.setattr(ebpf, "Session", only_cgroup)
     observing = Audit().open()
     observing.input.close()
@@ -473,6 +474,7 @@ def test_nothing_attaches(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(kind: str, _: Settings) -> Session:
         raise AttachError(kind, "load: EPERM", {errno.EPERM}, "")
 
+    monkeypatch.setattr(ebpf, "rule_out", lambda kind: None)
     monkeypatch.setattr(ebpf, "Session", none)
     monkeypatch.setattr(kernel, "explain", lambda codes, _: f"the cause of {sorted(codes)}")
     observing = Audit()
@@ -481,6 +483,30 @@ def test_nothing_attaches(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = "; ".join(f"{kind}: load: EPERM" for kind in ("fentry", "kprobe", "cgroup"))
     assert str(caught.value) == f"ebpf: nothing could be attached: the cause of [1] ({tried})"
     observing.input.close()
+
+
+@needs_root
+def test_kinds_that_are_ruled_out_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying them takes longer than all else at the start; why is in the error and in --debug's words all the same."""
+    tried: list[str] = []
+
+    def ruled_out(kind: str) -> None:
+        if kind != "cgroup":
+            raise AttachError(kind, "ruled out", {errno.EPERM}, "")
+
+    def none(kind: str, _: Settings) -> Session:
+        tried.append(kind)
+        raise AttachError(kind, "load: EPERM", {errno.EPERM}, "")
+
+    monkeypatch.setattr(ebpf, "rule_out", ruled_out)
+    monkeypatch.setattr(ebpf, "Session", none)
+    observing = Audit()
+    with pytest.raises(
+        UnsupportedError, match=r"\(fentry: ruled out; kprobe: ruled out; cgroup: load: EPERM\)$"
+    ):
+        observing.open()
+    assert tried == ["cgroup"]
+    assert observing.said[0].startswith("ebpf: fentry: ruled out")
 
 
 def test_kind_that_was_asked_for_is_the_only_one_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from pyegress.errors import UnsupportedError
 from pyegress.options import Ports
+from pyegress.session import rule_out
 from tests import traffic
 from tests.kernel.observing import BLACKHOLE, UNREACHABLE, Observed, made, observe
 
@@ -30,6 +31,11 @@ V4, V6 = "192.0.2.1", "2001:db8::1"
 def ports(connections: Observed) -> list[int | None]:
     """Their destination ports."""
     return [c.dest_port for c in connections]
+
+
+def test_kind_that_attaches_is_not_ruled_out(kind: str) -> None:
+    """What the start looks at first knows a kernel that takes these hooks."""
+    rule_out(kind)
 
 
 @pytest.mark.parametrize("address", [V4, V6])

@@ -33,6 +33,7 @@ hostile = st.sampled_from(
         'x" src_port=7 count=2 ',
         " attribution=kernel",
         " dest_names=a verdict=accept",
+        " dest_names_missing=no-answer",
         " ip_version=4 ",
         "a\nts=2023-11-14T22:13:20.000000000Z hook=forged",
         '"},{"',
@@ -103,5 +104,6 @@ connections = st.builds(
     dest_names=st.lists(texts, max_size=3).map(tuple),
     dest_name_sources=st.lists(st.sampled_from(("dns", "hosts", "ptr")), max_size=3).map(tuple),
     dest_name_ages=st.lists(numbers, max_size=3).map(tuple),
+    dest_names_missing=maybe(st.sampled_from(("no-answer", "dot-or-doh")) | texts),
     verdict=maybe(texts),
 )

@@ -29,6 +29,7 @@ def test_every_key_that_is_written_is_known() -> None:
             kernel_socket=True,
             socket_uid=0,
             dest_names=("a",),
+            dest_names_missing="no-answer",
             verdict="drop",
         )
     )

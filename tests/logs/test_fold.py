@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from pyegress.logs.fold import Fold
 from pyegress.record import Connection, Process
 
@@ -20,6 +22,13 @@ def test_counts_and_times() -> None:
     (row,) = fold.take()
     assert (row.records, row.count, row.first_ns, row.last_ns) == (4, 5, 3, 5)
     assert len(fold) == fold.records == 0
+
+
+def test_why_there_is_no_name_tells_nothing_apart() -> None:
+    fold = Fold(True, 10)
+    one = connection()
+    fold.add([one, msgspec.structs.replace(one, dest_names_missing="no-answer")])
+    assert len(fold) == 1
 
 
 def test_what_has_no_room_is_told() -> None:

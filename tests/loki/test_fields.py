@@ -51,7 +51,7 @@ def test_all_fields() -> None:
         protocol="udp", count=7, src_ip="192.0.2.9", src_port=5000, result="ENETUNREACH", direction="in",
         ifname="eth0", netns=99, process=CURL, thread="worker", attribution="kernel", kernel_socket=True,
         dest_names=("a.example", "b.example"), dest_name_sources=("dns", "hosts"), dest_name_ages=(10, 0),
-        verdict="drop",
+        dest_names_missing="no-answer", verdict="drop",
     )  # fmt: skip
     labels, metadata = told(record)
     assert labels == {}
@@ -88,6 +88,7 @@ def test_all_fields() -> None:
         "attribution": "kernel",
         "destnames": "a.example,b.example",
         "destnamesources": "dns,hosts",
+        "destnamesmissing": "no-answer",
         "destnameages": "10,0",
         "verdict": "drop",
         "srcport": "5000",

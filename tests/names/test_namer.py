@@ -105,6 +105,7 @@ def test_default_without_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     with naming("auto", taps=True) as made:
         assert made.namer.place is None
         assert made.named("127.0.0.1").dest_name_sources[:1] == ("hosts",)
+        assert made.named("192.0.2.1").dest_names_missing == "dns-unseen"
     assert made.notices == [
         "ebpf: names: DNS can't be seen: no cgroup v2 is mounted; -I ebpf:names:dns tries a packet socket"
     ]
@@ -167,15 +168,37 @@ def test_reverse_look_ups_are_not_waited_for() -> None:
 def test_why_there_is_no_name() -> None:
     """Nobody asked; or the program speaks to where DNS can't be seen. Questions themselves need none."""
     with naming("dns") as made:
-        made.named("192.0.2.1", pid=1)
-        made.named("192.0.2.53", pid=1, port=53)
-        made.named("1.1.1.1", pid=2)
-        made.named("192.0.2.1", pid=2)
-        made.named("192.0.2.9", pid=3, port=853)
+        found = [
+            made.named("192.0.2.1", pid=1),
+            made.named("192.0.2.53", pid=1, port=53),
+            made.named("1.1.1.1", pid=2),
+            made.named("192.0.2.1", pid=2),
+            made.named("192.0.2.9", pid=3, port=853),
+        ]
+        assert [one.dest_names_missing for one in found] == ["no-answer", "is-dns", *3 * ["dot-or-doh"]]
         assert made.counts() == {
             "ebpf: connections to addresses that no answer told": 1,
             "ebpf: connections of programs that may use DNS over TLS or HTTPS": 3,
         }
+
+
+def test_why_there_is_no_name_yet() -> None:
+    """A flow's repeat, which is made of its first record, has a name by then and no reason any more."""
+    with naming("dns") as made:
+        first = made.named("192.0.2.1", now_ns=1)
+        assert first.dest_names_missing == "no-answer"
+        made.namer.take(
+            [asks(question("a.example.")), tells(answer("a.example.", "a.example. 60 A 192.0.2.1"))]
+        )
+        (again,) = made.namer.named([first], 2)
+        assert (again.dest_names, again.dest_names_missing) == (("a.example",), None)
+
+
+@pytest.mark.parametrize("names", ["hosts", "ptr", "sni"])
+def test_answers_that_are_not_looked_at(names: str) -> None:
+    """Then that nobody told the address would be saying too much."""
+    with naming(names) as made:
+        assert made.named("192.0.2.1").dest_names_missing == "dns-unseen"
 
 
 def test_none() -> None:
@@ -183,4 +206,5 @@ def test_none() -> None:
     with naming("none", taps=True) as made:
         batch = [Connection(1, "ebpf", "tcp", 4, "127.0.0.1", 443)]
         assert made.namer.named(batch) is batch
+        assert batch[0].dest_names_missing is None
         assert (made.namer.place, made.counts()) == (None, {})

@@ -130,6 +130,7 @@ def test_all_keys_in_order() -> None:
             dest_names=("a.example", "b.example"),
             dest_name_sources=("dns", "hosts"),
             dest_name_ages=(10, 0),
+            dest_names_missing="no-answer",
             verdict="accept",
         )
     )
@@ -141,7 +142,7 @@ def test_all_keys_in_order() -> None:
         " src_ip=192.168.1.229 src_port=60166 count=3 result=EACCES netns=4026531840 ifname=eth0 direction=in"
         " proc_uid=1000 proc_exe=/usr/bin/curl proc_cgroup_id=77 unit=session-1.scope container=abc"
         " attribution=proc dest_names=a.example,b.example"
-        " dest_name_sources=dns,hosts dest_name_ages=10,0 verdict=accept\n"
+        " dest_name_sources=dns,hosts dest_name_ages=10,0 dest_names_missing=no-answer verdict=accept\n"
     )
 
 

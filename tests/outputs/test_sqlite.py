@@ -142,6 +142,16 @@ def test_what_differs_is_kept_apart(tmp_path: Path, other: Connection) -> None:
     assert other in [msgspec.structs.replace(one, count=1) for one in read(path)]
 
 
+def test_why_there_is_no_name_makes_no_row(tmp_path: Path) -> None:
+    """A program is suspected of DNS over HTTPS only from some time on."""
+    path = tmp_path / "egress.db"
+    for why in None, "no-answer", "dot-or-doh", None:
+        with opened(path) as (output, _, _):
+            output.write([connection(dest_names_missing=why)])
+    assert rows(path, "SELECT records, dest_names_missing FROM connection") == [(4, "dot-or-doh")]
+    assert {one.dest_names_missing for one in read(path)} == {"dot-or-doh"}
+
+
 def test_another_login_is_the_same_program(tmp_path: Path) -> None:
     """Sessions are numbered; weeks of them must not make rows without end."""
     path = tmp_path / "egress.db"

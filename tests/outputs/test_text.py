@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from threading import Barrier, BrokenBarrierError, Thread
 
+import msgspec
 import pytest
 
 from pyegress.losses import Losses
@@ -52,6 +53,7 @@ FULL = Connection(
     process=CURL,
     dest_names=("a.example",),
 )
+NAMELESS = msgspec.structs.replace(TCP, dest_names_missing="no-answer")
 CONTAINER_ID = "0123456789abcdef" * 4
 
 
@@ -71,6 +73,10 @@ HOSTILE = Connection(TS, "ebpf", "tcp", 4, "192.0.2.1", 81, process=Process(pid=
             FULL,
             "00:13:20 UDP [2001:db8::1]:53(domain) x4 ENETUNREACH by curl[300] user ubuntu parent bash[20]"
             " names a.example",
+        ),
+        (
+            NAMELESS,
+            "00:13:20 TCP 146.148.13.123:443(https) by curl[300] user ubuntu parent bash[20] no name (no-answer)",
         ),
         (LOST, "00:13:20 IP protocol 1 192.0.2.1 by an unknown process (process has gone)"),
         (HOSTILE, "00:13:20 TCP 192.0.2.1:81 by a\\nb\\u001b[31m[1]"),
