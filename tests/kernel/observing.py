@@ -53,10 +53,11 @@ class _Ebpf(Ebpf):
         return msgspec.structs.replace(super()._make_settings(may_change), others=self.others)
 
 
-def observe(kind: str, act: Callable[[], Any], others: bool = False, **options: Any) -> Observed:
-    """All connections that the host made while `act` ran; those that are neither TCP nor UDP only by `others`."""
+def observe(kind: str, act: Callable[[], Any], **options: Any) -> Observed:
+    """All connections that the host made while `act` ran; those that are neither TCP nor UDP only by `others=True`."""
     losses = Losses()
     notices: list[str] = []
+    others = options.pop("others", False)
     source = _Ebpf(EbpfOptions(attach=kind, **options))  # type: ignore[arg-type]
     source.others = others
     source.open(Context(losses=losses, notice=notices.append, debug=lambda text: None))
