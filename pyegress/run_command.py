@@ -14,7 +14,7 @@ from socket import if_nameindex
 
 import click
 
-from pyegress import chosen, completion, kernel, options, privileges, processname, users
+from pyegress import chosen, completion, kernel, options, priority, privileges, processname, users
 from pyegress.announcer import Announcer
 from pyegress.chosen import DEFAULT_INPUT, DEFAULT_OUTPUT, Asked
 from pyegress.errors import EgressError, OutputError, UnsupportedError, UsageError
@@ -60,6 +60,13 @@ def _span(text: str) -> int:
     if span_ns == 0:
         raise ValueError("must be more than 0")
     return span_ns
+
+
+def _nice(text: str) -> int:
+    nice = options.whole_number(text)
+    if not priority.LOWEST <= nice <= priority.HIGHEST:
+        raise ValueError(f"must be from {priority.LOWEST} to {priority.HIGHEST}")
+    return nice
 
 
 def _open_fd(text: str) -> int:
@@ -155,6 +162,13 @@ def _open_fd(text: str) -> int:
     help="User to go on as: inputs are opened before, files that are written after. [default: who starts it]",
 )
 @click.option(
+    "--nice",
+    metavar="N",
+    callback=_read_with(_nice),
+    help="Priority where CPUs are busy, -20 (highest) to 19, so that less is lost when all send; 0: as started. "
+    f"[default: {priority.DEFAULT}, where that is permitted]",
+)
+@click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
     help="File to create once all inputs observe. [default: none]",
@@ -182,6 +196,7 @@ def run(
     duration_ns: int | None,
     name: str | None,
     user: str | None,
+    nice: int | None,
     ready_file: Path | None,
     ready_fd: int | None,
     debug: bool,
@@ -199,6 +214,8 @@ def run(
     if name is not None:
         processname.rename(name)
     is_own_process = click.get_current_context().find_root().obj is OWN_PROCESS
+    # Before any thread is there, as each has its own, and while there are rights.
+    _take_priority(nice, is_own_process, debug)
     audit = _Audit(
         asked, running, limit, duration_ns, debug, is_own_process, _user(user, is_own_process), ready_file
     )
@@ -371,6 +388,20 @@ def _user(name: str | None, is_own_process: bool) -> User | None:
         return users.named(name)
     except UsageError as error:
         raise UsageError(f"--user {display(name)}: {error}") from None
+
+
+def _take_priority(nice: int | None, is_own_process: bool, debug: bool) -> None:
+    if nice is not None and not is_own_process:
+        raise UsageError(f"--nice {nice}: this process is not pyegress's alone")
+    try:
+        if is_own_process:
+            priority.take(priority.DEFAULT if nice is None else nice)
+    except PermissionError:
+        why = "needs CAP_SYS_NICE, or a limit RLIMIT_NICE that permits it (systemd: LimitNICE=)"
+        if nice is not None:
+            raise UnsupportedError(f"--nice {nice}: {why}") from None
+        if debug:
+            say_debug(f"no priority of {priority.DEFAULT} where CPUs are busy: that {why}")
 
 
 def _shortcuts(

@@ -34,6 +34,7 @@ LAYERS = (
         "progressbar",
         "messages",
         "signals",
+        "priority",
         "processname",
         "configfile",
         "fallback",

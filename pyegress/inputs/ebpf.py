@@ -23,7 +23,15 @@ from pyegress.decode.event import EventDecoder
 from pyegress.destinations import DestinationFilters, is_of_destination, put_destinations, put_rule
 from pyegress.errors import InputError, UnsupportedError, UsageError
 from pyegress.filters import FilterOptions, ProcessFilters, RecordFilterOptions
-from pyegress.kernel import cgroup2_root, has_module, interface_name, may_trace_others, table_rights
+from pyegress.kernel import (
+    FTRACE_ON,
+    cgroup2_root,
+    function_tracing_is_off,
+    has_module,
+    interface_name,
+    may_trace_others,
+    table_rights,
+)
 from pyegress.namefilters import NameFilters
 from pyegress.options import SizeBytes, differing, keys
 from pyegress.plugin import Batch, Context, Input
@@ -150,6 +158,7 @@ class Ebpf(Input):
         self._namer: Namer | None = None
         self._stopping = False
         self._drained = False
+        self._is_blind = False
         self._unfinished = 0
         self._room = max(CHANGEABLE["rule_hits"], 2 * len(self._rules.labels))
         """Counters for rules, if others may come."""
@@ -206,6 +215,8 @@ class Ebpf(Input):
                 next_sweep_ns = now_ns + sweep_ns
                 yield from self._sweep(False, now_ns - PENDING_NS)
                 self._look_for_modules()
+                self._look_at_tracing()
+        self._look_at_tracing()
         session.detach()
         while True:
             records = session.read(0)
@@ -461,6 +472,18 @@ class Ebpf(Input):
                     f"ebpf: the kernel's module {module} was loaded after the start: what it connects is not seen "
                     "until pyegress is started again"
                 )
+
+    def _look_at_tracing(self) -> None:
+        """Say when somebody switches it off or on again: the hooks stay attached, and see nothing meanwhile."""
+        is_off = self._opened().kind != "cgroup" and function_tracing_is_off()
+        if is_off == self._is_blind:
+            return
+        self._is_blind = is_off
+        self._context.notice(
+            f"ebpf: nothing is seen while {FTRACE_ON}"
+            if is_off
+            else "ebpf: function tracing is on again; what was sent meanwhile was not seen"
+        )
 
     def _make_settings(self, may_change: bool) -> Settings:
         options, filters = self._options, self._rules.processes

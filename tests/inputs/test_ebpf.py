@@ -412,6 +412,25 @@ def test_module_that_is_loaded_after_the_start(audit: Audits, monkeypatch: pytes
 
 
 @needs_root
+def test_function_tracing_that_is_switched_off_meanwhile(
+    audit: Audits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its hooks see nothing then: that is said once, and when they see again."""
+    observing = audit()
+    switch = tmp_path / "ftrace_enabled"
+    monkeypatch.setattr(kernel, "FTRACE_ENABLED", switch)
+    observing.input._opened().kind = "fentry"
+    observing.notices.clear()
+    for state in "100110":
+        switch.write_text(f"{state}\n")
+        observing.input._look_at_tracing()
+    off, on, again = observing.notices
+    assert off == again
+    assert off.endswith("function tracing is switched off: sysctl kernel.ftrace_enabled=1")
+    assert on.endswith("what was sent meanwhile was not seen")
+
+
+@needs_root
 def test_both_protocols_are_all(audit: Audits) -> None:
     """Asking for both is as asking for none."""
     observing = audit(("protocol", "tcp"), ("protocol", "udp"))
