@@ -14,7 +14,7 @@ from socket import if_nameindex
 
 import click
 
-from pyegress import chosen, completion, kernel, options, privileges, processname, users
+from pyegress import chosen, completion, kernel, options, priority, privileges, processname, users
 from pyegress.announcer import Announcer
 from pyegress.chosen import DEFAULT_INPUT, DEFAULT_OUTPUT, Asked
 from pyegress.errors import EgressError, OutputError, UnsupportedError, UsageError
@@ -155,6 +155,13 @@ def _open_fd(text: str) -> int:
     help="User to go on as: inputs are opened before, files that are written after. [default: who starts it]",
 )
 @click.option(
+    "--nice",
+    metavar="N",
+    callback=_read_with(priority.number),
+    help="Nice number to go on with, -20 to 0; never more than it was started with, and 0 leaves that. "
+    f"[default: {priority.DEFAULT}, where it may and was started with 0]",
+)
+@click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
     help="File to create once all inputs observe. [default: none]",
@@ -182,6 +189,7 @@ def run(
     duration_ns: int | None,
     name: str | None,
     user: str | None,
+    nice: int | None,
     ready_file: Path | None,
     ready_fd: int | None,
     debug: bool,
@@ -199,9 +207,9 @@ def run(
     if name is not None:
         processname.rename(name)
     is_own_process = click.get_current_context().find_root().obj is OWN_PROCESS
-    audit = _Audit(
-        asked, running, limit, duration_ns, debug, is_own_process, _user(user, is_own_process), ready_file
-    )
+    account = _user(user, is_own_process)
+    _take_priority(nice, is_own_process, all(source.replays for source in running.sources), debug)
+    audit = _Audit(asked, running, limit, duration_ns, debug, is_own_process, account, ready_file)
     raise click.exceptions.Exit(audit.run(lambda: _announce_ready(ready_file, ready_fd)))
 
 
@@ -371,6 +379,14 @@ def _user(name: str | None, is_own_process: bool) -> User | None:
         return users.named(name)
     except UsageError as error:
         raise UsageError(f"--user {display(name)}: {error}") from None
+
+
+def _take_priority(asked: int | None, is_own_process: bool, replays: bool, debug: bool) -> None:
+    """While this is the only thread: those that it starts inherit it. What is replayed can wait."""
+    if asked is not None and not is_own_process:
+        raise UsageError(f"--nice {asked}: this process is not pyegress's alone")
+    if is_own_process and (asked is not None or not replays):
+        priority.take(asked, say_debug if debug else lambda text: None)
 
 
 def _shortcuts(

@@ -35,6 +35,7 @@ LAYERS = (
         "messages",
         "signals",
         "processname",
+        "priority",
         "configfile",
         "fallback",
         "service",
