@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`python -m pyegress`."""
 
-from pyegress.cli import main
+from pyegress.entry import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ from socket import if_nameindex
 
 import click
 
-from pyegress import chosen, completion, kernel, options, priority, privileges, processname, users
+from pyegress import chosen, completion, interrupts, kernel, options, priority, privileges, processname, users
 from pyegress.announcer import Announcer
 from pyegress.chosen import DEFAULT_INPUT, DEFAULT_OUTPUT, Asked
 from pyegress.errors import EgressError, OutputError, UnsupportedError, UsageError
@@ -195,6 +195,9 @@ def run(
     debug: bool,
 ) -> None:
     """Observe connections until stopped (ctrl-c, SIGTERM, -C, -t) and give each to every output."""
+    is_own_process = click.get_current_context().find_root().obj is OWN_PROCESS
+    if is_own_process:  # until they are watched: plugins are imported here
+        interrupts.end_quietly()
     asked = Asked(
         inputs=inputs,
         input_options=input_options,
@@ -206,7 +209,6 @@ def run(
     running = chosen.choose(asked)
     if name is not None:
         processname.rename(name)
-    is_own_process = click.get_current_context().find_root().obj is OWN_PROCESS
     account = _user(user, is_own_process)
     _take_priority(nice, is_own_process, all(source.replays for source in running.sources), debug)
     audit = _Audit(asked, running, limit, duration_ns, debug, is_own_process, account, ready_file)

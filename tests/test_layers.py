@@ -33,6 +33,7 @@ LAYERS = (
         "registry",
         "progressbar",
         "messages",
+        "interrupts",
         "signals",
         "processname",
         "priority",
@@ -53,7 +54,8 @@ LAYERS = (
         "rules_sources",
         "top_command",
     ),
-    ("cli", "__main__"),
+    ("cli",),
+    ("entry", "__main__"),
 )
 LAYER = {word: number for number, words in enumerate(LAYERS) for word in words}
 MODULES = {
