@@ -23,7 +23,15 @@ from pyegress.decode.event import EventDecoder
 from pyegress.destinations import DestinationFilters, is_of_destination, put_destinations, put_rule
 from pyegress.errors import InputError, UnsupportedError, UsageError
 from pyegress.filters import FilterOptions, ProcessFilters, RecordFilterOptions
-from pyegress.kernel import cgroup2_root, has_module, interface_name, may_trace_others, table_rights
+from pyegress.kernel import (
+    FTRACE_ON,
+    cgroup2_root,
+    function_tracing_is_off,
+    has_module,
+    interface_name,
+    may_trace_others,
+    table_rights,
+)
 from pyegress.namefilters import NameFilters
 from pyegress.options import SizeBytes, differing, keys
 from pyegress.plugin import Batch, Context, Input
@@ -146,6 +154,7 @@ class Ebpf(Input):
         self._next: _Rules | None = None
         self._asked = options
         self._warned = False
+        self._is_blind = False
         self._session: Session | None = None
         self._namer: Namer | None = None
         self._stopping = False
@@ -159,7 +168,7 @@ class Ebpf(Input):
         self._hidden_cgroups: set[int] = set()
         self.shared = table_rights()
         self.capabilities = LOOKING | self.shared
-        # Held while rules change hands, so that no hit is counted twice or not at all.
+        # Held while rules change hands, so that no hit is counted twice or not at all; and for `_is_blind`.
         self._counting = Lock()
 
     def open(self, context: Context) -> None:
@@ -206,6 +215,7 @@ class Ebpf(Input):
                 next_sweep_ns = now_ns + sweep_ns
                 yield from self._sweep(False, now_ns - PENDING_NS)
                 self._look_for_modules()
+                self._look_at_tracing(session)
         session.detach()
         while True:
             records = session.read(0)
@@ -251,6 +261,7 @@ class Ebpf(Input):
         session = self._session
         if session is None:
             return
+        self._look_at_tracing(session)
         if self._namer:
             self._namer.put_losses()
         put = self._context.losses.put
@@ -461,6 +472,20 @@ class Ebpf(Input):
                     f"ebpf: the kernel's module {module} was loaded after the start: what it connects is not seen "
                     "until pyegress is started again"
                 )
+
+    def _look_at_tracing(self, session: Session) -> None:
+        """Say when the kernel stops calling hooks that are attached, and when it calls them again; from any thread."""
+        if session.kind == "cgroup":
+            return
+        with self._counting:
+            is_off = function_tracing_is_off()
+            has_changed, self._is_blind = is_off != self._is_blind, is_off
+        if not has_changed:
+            return
+        if is_off:
+            self._context.notice(f"ebpf: nothing is seen: {FTRACE_ON}")
+        else:
+            self._context.tell("ebpf: function tracing is on again: what was not seen before is not counted")
 
     def _make_settings(self, may_change: bool) -> Settings:
         options, filters = self._options, self._rules.processes
