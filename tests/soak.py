@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests import guest, traffic
-from tests.logserver import LogServer
+from tests.logserver import LogServer, program
 from tests.test_as_a_service import LOGROTATE
 from tests.test_run_command import ISOLATED, OTHER_PORT, PORT, ROOT, Audit, audit
 
@@ -83,6 +83,8 @@ class Soaked(NamedTuple):
     def troubles(self) -> list[str]:
         """What doesn't hold."""
         found = []
+        if not (self.shown and self.hidden):
+            found.append("nothing was sent")
         kernel = self.counted("^lost: (?!output )")
         if (told := self.logged + kernel + self.counted("^lost: output json")) != self.shown:
             found.append(f"{self.shown} were sent, {told} logged or counted as lost")
@@ -208,7 +210,7 @@ def resident_kb(pid: int) -> int:
 
 
 def main() -> int:
-    """Tell what came of it; 1 where something doesn't hold."""
+    """Tell what came of it; 1 where something doesn't hold, or where there can be no log server."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--rate", type=int, default=10_000, help="datagrams a second; a guest may not manage")
@@ -218,6 +220,11 @@ def main() -> int:
     given = parser.parse_args()
     if given.guest and "PYEGRESS_GUEST" not in os.environ:
         return in_guest(given.guest, sys.argv[1:], given.seconds)
+    try:
+        program()
+    except guest.Unavailable as error:
+        print(f"soak: not done: {error}", file=sys.stderr)
+        return 1
     cycles = max(3, round(given.seconds / given.every))
     with tempfile.TemporaryDirectory(prefix="pyegress-soak-") as folder:
         came = soak(Path(folder), given.seconds, given.rate, cycles, given.attach, bool(given.guest))
