@@ -1,44 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""The nice number of this thread and of those it starts: a reader that waits for a CPU loses what a full ring drops."""
+"""How this process is weighed where others compete for the CPUs: nice(2), of the running thread and those it starts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-
-from pyegress.errors import UnsupportedError
-from pyegress.options import whole_number
 
 DEFAULT = -4
-"""As auditd's priority_boost."""
-LOWEST = -20
+"""As auditd's priority_boost: of two CPUs that two senders keep busy, the reader gets one."""
+LOWEST, HIGHEST = -20, 19
 
 
-def number(text: str) -> int:
-    """What `--nice` can be given; ValueError says what is right. Above 0 is what nice(1) is for."""
-    found = whole_number(text)
-    if not LOWEST <= found <= 0:
-        raise ValueError(f"must be from {LOWEST} to 0")
-    return found
+def take(nice: int) -> None:
+    """Take that nice value; 0 leaves it, and so does a negative one where it is lower already.
 
-
-def take(asked: int | None, debug: Callable[[str], None]) -> None:
-    """Go down to that number, never up; without one to DEFAULT, where whoever started this left it at 0.
-
-    Raises UnsupportedError where a number that was asked for isn't permitted.
+    Raises PermissionError where only CAP_SYS_NICE, or another limit RLIMIT_NICE, would let it.
     """
-    now = os.getpriority(os.PRIO_PROCESS, 0)
-    wanted = DEFAULT if asked is None else asked
-    if wanted == 0 or now <= wanted or (asked is None and now != 0):
-        return
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, wanted)
-    except OSError as error:
-        what = f"--nice {wanted}: {error.strerror}"
-        if asked is not None:
-            raise UnsupportedError(
-                f"{what}; needs CAP_SYS_NICE, or an RLIMIT_NICE of {20 - wanted} (LimitNICE={wanted})"
-            ) from None
-        debug(f"{what}; going on with {now}")
-    else:
-        debug(f"nice {wanted}")
+    if nice > 0 or nice < min(0, os.getpriority(os.PRIO_PROCESS, 0)):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)

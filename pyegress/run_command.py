@@ -62,6 +62,13 @@ def _span(text: str) -> int:
     return span_ns
 
 
+def _nice(text: str) -> int:
+    nice = options.whole_number(text)
+    if not priority.LOWEST <= nice <= priority.HIGHEST:
+        raise ValueError(f"must be from {priority.LOWEST} to {priority.HIGHEST}")
+    return nice
+
+
 def _open_fd(text: str) -> int:
     fd = options.whole_number(text)
     try:
@@ -157,9 +164,9 @@ def _open_fd(text: str) -> int:
 @click.option(
     "--nice",
     metavar="N",
-    callback=_read_with(priority.number),
-    help="Nice number to go on with, -20 to 0; never more than it was started with, and 0 leaves that. "
-    f"[default: {priority.DEFAULT}, where it may and was started with 0]",
+    callback=_read_with(_nice),
+    help="Priority where CPUs are busy, -20 (highest) to 19, so that less is lost when all send; 0: as started. "
+    f"[default: {priority.DEFAULT}, where that is permitted and it was started with 0]",
 )
 @click.option(
     "--ready-file",
@@ -210,6 +217,7 @@ def run(
     if name is not None:
         processname.rename(name)
     account = _user(user, is_own_process)
+    # Before any thread is there, as each has its own, and while there are rights.
     _take_priority(nice, is_own_process, all(source.replays for source in running.sources), debug)
     audit = _Audit(asked, running, limit, duration_ns, debug, is_own_process, account, ready_file)
     raise click.exceptions.Exit(audit.run(lambda: _announce_ready(ready_file, ready_fd)))
@@ -383,12 +391,20 @@ def _user(name: str | None, is_own_process: bool) -> User | None:
         raise UsageError(f"--user {display(name)}: {error}") from None
 
 
-def _take_priority(asked: int | None, is_own_process: bool, replays: bool, debug: bool) -> None:
-    """While this is the only thread: those that it starts inherit it. What is replayed can wait."""
-    if asked is not None and not is_own_process:
-        raise UsageError(f"--nice {asked}: this process is not pyegress's alone")
-    if is_own_process and (asked is not None or not replays):
-        priority.take(asked, say_debug if debug else lambda text: None)
+def _take_priority(nice: int | None, is_own_process: bool, replays: bool, debug: bool) -> None:
+    """By default not where somebody gave another one on purpose, nor for what is replayed, which can wait."""
+    if nice is not None and not is_own_process:
+        raise UsageError(f"--nice {nice}: this process is not pyegress's alone")
+    if not is_own_process or (nice is None and (replays or os.getpriority(os.PRIO_PROCESS, 0))):
+        return
+    try:
+        priority.take(priority.DEFAULT if nice is None else nice)
+    except PermissionError:
+        why = "needs CAP_SYS_NICE, or a limit RLIMIT_NICE that permits it (systemd: LimitNICE=)"
+        if nice is not None:
+            raise UnsupportedError(f"--nice {nice}: {why}") from None
+        if debug:
+            say_debug(f"no priority of {priority.DEFAULT} where CPUs are busy: that {why}")
 
 
 def _shortcuts(

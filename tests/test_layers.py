@@ -35,8 +35,8 @@ LAYERS = (
         "messages",
         "interrupts",
         "signals",
-        "processname",
         "priority",
+        "processname",
         "configfile",
         "fallback",
         "service",
@@ -54,8 +54,7 @@ LAYERS = (
         "rules_sources",
         "top_command",
     ),
-    ("cli",),
-    ("entry", "__main__"),
+    ("cli", "__main__"),
 )
 LAYER = {word: number for number, words in enumerate(LAYERS) for word in words}
 MODULES = {

@@ -1,104 +1,108 @@
 # SPDX-License-Identifier: MIT
-"""The nice number of all threads of an audit, by who starts it and how."""
+"""The nice value that a process takes, and that an audit has in all of its threads."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 import pytest
 
 from pyegress import priority
-from tests.test_as_a_service import NOBODY, PATIENCE_S, ROOT, UNIT, audit, ended, needs_root, running
+from tests.test_as_a_service import UNIT, audit, ended, needs_root, running
 
-NO_LIMIT = ("prlimit", "--nice=0")
-"""Nothing below 0 by RLIMIT_NICE."""
-
-
-def unprivileged(*more: str) -> tuple[str, ...]:
-    """May observe, but has no CAP_SYS_NICE unless it is among these."""
-    names = ("bpf", "perfmon", "net_admin", "sys_ptrace", "dac_read_search", *more)
-    given = ",".join(["-all", *(f"+{name}" for name in names)])
-    ids = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    return ("setpriv", *ids, f"--bounding-set={given}", f"--inh-caps={given}", f"--ambient-caps={given}")
+TAKE = "import os, sys; from pyegress import priority; priority.take(int(sys.argv[1])); print(os.nice(0))"
+UNPRIVILEGED = ("setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all")
 
 
-def nice_numbers(pid: int) -> set[int]:
-    """Of its threads: field 19 of proc_pid_stat(5); the name, field 2, may hold anything."""
-    return {
-        int((task / "stat").read_text().rpartition(") ")[2].split()[16])
-        for task in Path(f"/proc/{pid}/task").iterdir()
-    }
+def taken(started: int, asked: int) -> int:
+    """What a process has that was started with one and asked for another."""
+    command = ["nice", "-n", str(started - os.nice(0)), sys.executable, "-c", TAKE, str(asked)]
+    return int(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
 
 
 @needs_root
 @pytest.mark.parametrize(
-    ("before", "words", "number"),
+    ("started", "asked", "has"),
     [
-        (("nice", "-n", "0"), (), priority.DEFAULT),
-        (("nice", "-n", "0"), ("--nice", "-7"), -7),
-        (("nice", "-n", "0"), ("--nice", "0"), 0),
-        (("nice", "-n", "-9"), (), -9),
-        (("nice", "-n", "-9"), ("--nice", "-2"), -9),
-        (("nice", "-n", "5"), (), 5),
-        (("nice", "-n", "5"), ("--nice", "-1"), -1),
+        (0, -4, -4),
+        (5, -4, -4),
+        (-4, -4, -4),
+        (-10, -4, -10),
+        (0, 0, 0),
+        (-3, 0, -3),
+        (0, 10, 10),
+        (-5, 10, 10),
     ],
 )
-def test_all_threads_have_it(
-    tmp_path: Path, before: Sequence[str], words: Sequence[str], number: int
-) -> None:
-    """Those that were started before rights were given up, and all others; it is never raised."""
-    with running(*before, *audit(tmp_path / "log", *words)) as process:
-        assert nice_numbers(process.pid) == {number}
+def test_taken(started: int, asked: int, has: int) -> None:
+    """0 leaves it, and so does one that is less urgent than what somebody gave on purpose."""
+    assert taken(started, asked) == has
+
+
+def nices(pid: int) -> set[int]:
+    """Of all threads, as proc_pid_stat(5) has it."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return {int(stat.rpartition(")")[2].split()[16]) for stat in stats}
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("started", "words", "has"),
+    [
+        (0, (), priority.DEFAULT),
+        (0, ("--nice", "-10"), -10),
+        (0, ("--nice", "0"), 0),
+        (-9, (), -9),
+        (5, (), 5),
+        (5, ("--nice", "-1"), -1),
+    ],
+)
+def test_all_threads_of_an_audit(tmp_path: Path, started: int, words: tuple[str, ...], has: int) -> None:
+    """By default, too, unless somebody gave it another on purpose."""
+    with running("nice", "-n", str(started - os.nice(0)), *audit(tmp_path / "log", *words)) as process:
+        assert nices(process.pid) == {has}
         ended(process)
 
 
 @needs_root
-@pytest.mark.parametrize("debug", [(), ("--debug",)])
-def test_not_permitted_by_default(debug: Sequence[str]) -> None:
-    """It goes on without; those are told who ask."""
-    command = (*NO_LIMIT, *unprivileged(), *audit(Path("/dev/null"), *debug))
-    with running(*command) as process:
-        assert nice_numbers(process.pid) == {0}
-        said = ended(process)
-    assert ("debug: --nice -4: Permission denied; going on with 0\n" in said) == bool(debug)
+def test_what_is_replayed_can_wait() -> None:
+    """By default it takes none."""
+    words = ("nice", "-n", str(-os.nice(0)), sys.executable, "-m", "pyegress", "run", "-o", "text")
+    with running(*words, "-i", "log", "-I", "log:file:-", stdin=subprocess.PIPE) as process:
+        assert nices(process.pid) == {0}
 
 
 @needs_root
-def test_asked_for_and_not_permitted() -> None:
-    """One line, with the way on; with that it works."""
-    words = audit(Path("/dev/null"), "--nice", "-5")
-    done = subprocess.run(
-        [*NO_LIMIT, *unprivileged(), *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    told = (
-        "pyegress: --nice -5: Permission denied; needs CAP_SYS_NICE, or an RLIMIT_NICE of 25 (LimitNICE=-5)\n"
-    )
-    assert (done.returncode, done.stderr) == (1, told)
-    with running(*NO_LIMIT, *unprivileged("sys_nice"), *words) as process:
-        assert nice_numbers(process.pid) == {-5}
-        ended(process)
-
-
-@pytest.mark.parametrize("text", ["1", "-21", "four", "", "1e1"])
-def test_what_it_cant_be(text: str) -> None:
-    """Another number, or none."""
-    with pytest.raises(ValueError, match="must be "):
-        priority.number(text)
-
-
-def test_this_thread_alone() -> None:
-    """0 changes nothing, whatever this one was started with."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    priority.take(0, debug=pytest.fail)
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+def test_not_permitted() -> None:
+    """An error where it was asked for; else nothing is said."""
+    command = [
+        *UNPRIVILEGED,
+        sys.executable,
+        "-m",
+        "pyegress",
+        "run",
+        "-i",
+        "log",
+        "-I",
+        "log:file:/dev/null",
+    ]
+    command += ["-o", "text"]
+    for words, code, said in (
+        ((), 0, ""),
+        (
+            ("--nice", "-5"),
+            1,
+            "pyegress: --nice -5: needs CAP_SYS_NICE, or a limit RLIMIT_NICE that permits it",
+        ),
+        (("--nice", "5"), 0, ""),
+        (("--nice", "20"), 2, "pyegress: --nice 20: must be from -20 to 19"),
+    ):
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert said in done.stderr and ("nice" in done.stderr) == bool(said), done.stderr
 
 
 def test_unit_has_the_same() -> None:

@@ -24,7 +24,7 @@ LOG = "/var/log/pyegress/egress.log"
 PROGRAM = f"""#!{systemdguest.PYTHON}/bin/{Path(sys.executable).resolve().name}
 import sys
 sys.path.insert(0, {systemdguest.APPLICATION!r})
-from pyegress.entry import main
+from pyegress.__main__ import main
 main()
 """
 CONFIG = f"""
