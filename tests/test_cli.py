@@ -311,8 +311,8 @@ def test_priority_of_a_process_that_is_not_its_own(invoke: Invoke, tmp_path: Pat
 
 def test_nice_that_is_none(invoke: Invoke) -> None:
     """A wrong number is one of usage."""
-    result = invoke("--nice", "4")
-    assert (result.exit_code, result.stderr) == (2, "pyegress: --nice 4: must be from -20 to 0\n")
+    result = invoke("--nice", "20")
+    assert (result.exit_code, result.stderr) == (2, "pyegress: --nice 20: must be from -20 to 19\n")
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
