@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
-import signal
+import sys
+
+from pyegress import interrupts
+
+_EXIT_INTERRUPTED = 130
+"""Here, as nothing else of pyegress is imported yet."""
 
 
 def main() -> None:
     """Run the command line, and exit."""
     # An interrupt while modules are imported, the longest part of a start, would end in a traceback of theirs.
-    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if is_default:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    interrupts.end_quietly()
     from pyegress import cli
 
-    if is_default:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.main()
+    try:
+        try:
+            interrupts.raise_again()
+            cli.main()
+        finally:  # and so would one at the interpreter's end
+            interrupts.end_quietly()
+    except KeyboardInterrupt:
+        sys.exit(_EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -110,5 +110,5 @@ program.add_command(manpage.command(program, show))
 
 
 def main() -> None:
-    """The entry point of `pyegress` and `python -m pyegress`."""
+    """Run the command of this process' arguments; exits."""
     program(prog_name="pyegress", obj=OWN_PROCESS)

@@ -14,7 +14,7 @@ from socket import if_nameindex
 
 import click
 
-from pyegress import chosen, completion, kernel, options, priority, privileges, processname, users
+from pyegress import chosen, completion, interrupts, kernel, options, priority, privileges, processname, users
 from pyegress.announcer import Announcer
 from pyegress.chosen import DEFAULT_INPUT, DEFAULT_OUTPUT, Asked
 from pyegress.errors import EgressError, OutputError, UnsupportedError, UsageError
@@ -166,7 +166,7 @@ def _open_fd(text: str) -> int:
     metavar="N",
     callback=_read_with(_nice),
     help="Priority where CPUs are busy, -20 (highest) to 19, so that less is lost when all send; 0: as started. "
-    f"[default: {priority.DEFAULT}, where that is permitted]",
+    f"[default: {priority.DEFAULT}, where that is permitted and it was started with 0]",
 )
 @click.option(
     "--ready-file",
@@ -202,6 +202,9 @@ def run(
     debug: bool,
 ) -> None:
     """Observe connections until stopped (ctrl-c, SIGTERM, -C, -t) and give each to every output."""
+    is_own_process = click.get_current_context().find_root().obj is OWN_PROCESS
+    if is_own_process:  # until they are watched: plugins are imported here
+        interrupts.end_quietly()
     asked = Asked(
         inputs=inputs,
         input_options=input_options,
@@ -213,12 +216,10 @@ def run(
     running = chosen.choose(asked)
     if name is not None:
         processname.rename(name)
-    is_own_process = click.get_current_context().find_root().obj is OWN_PROCESS
+    account = _user(user, is_own_process)
     # Before any thread is there, as each has its own, and while there are rights.
-    _take_priority(nice, is_own_process, debug)
-    audit = _Audit(
-        asked, running, limit, duration_ns, debug, is_own_process, _user(user, is_own_process), ready_file
-    )
+    _take_priority(nice, is_own_process, all(source.replays for source in running.sources), debug)
+    audit = _Audit(asked, running, limit, duration_ns, debug, is_own_process, account, ready_file)
     raise click.exceptions.Exit(audit.run(lambda: _announce_ready(ready_file, ready_fd)))
 
 
@@ -390,12 +391,14 @@ def _user(name: str | None, is_own_process: bool) -> User | None:
         raise UsageError(f"--user {display(name)}: {error}") from None
 
 
-def _take_priority(nice: int | None, is_own_process: bool, debug: bool) -> None:
+def _take_priority(nice: int | None, is_own_process: bool, replays: bool, debug: bool) -> None:
+    """By default not where somebody gave another one on purpose, nor for what is replayed, which can wait."""
     if nice is not None and not is_own_process:
         raise UsageError(f"--nice {nice}: this process is not pyegress's alone")
+    if not is_own_process or (nice is None and (replays or os.getpriority(os.PRIO_PROCESS, 0))):
+        return
     try:
-        if is_own_process:
-            priority.take(priority.DEFAULT if nice is None else nice)
+        priority.take(priority.DEFAULT if nice is None else nice)
     except PermissionError:
         why = "needs CAP_SYS_NICE, or a limit RLIMIT_NICE that permits it (systemd: LimitNICE=)"
         if nice is not None:

@@ -299,6 +299,22 @@ def test_user_of_a_process_that_is_not_its_own(invoke: Invoke) -> None:
     assert result.stderr == "pyegress: --user root: this process is not pyegress's alone\n"
 
 
+def test_priority_of_a_process_that_is_not_its_own(invoke: Invoke, tmp_path: Path) -> None:
+    """Nor does its priority change."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    result = invoke("--nice", "-4")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "pyegress: --nice -4: this process is not pyegress's alone\n"
+    assert invoke("-C", "1", "-O", f"text:file:{tmp_path}/log").exit_code == 0
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_nice_that_is_none(invoke: Invoke) -> None:
+    """A wrong number is one of usage."""
+    result = invoke("--nice", "20")
+    assert (result.exit_code, result.stderr) == (2, "pyegress: --nice 20: must be from -20 to 19\n")
+
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 

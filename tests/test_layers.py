@@ -33,6 +33,7 @@ LAYERS = (
         "registry",
         "progressbar",
         "messages",
+        "interrupts",
         "signals",
         "priority",
         "processname",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_run_command import PORT, audit, config, needs_root
+from pyegress import priority
+from tests.test_as_a_service import UNIT, audit, ended, needs_root, running
 
 TAKE = "import os, sys; from pyegress import priority; priority.take(int(sys.argv[1])); print(os.nice(0))"
 UNPRIVILEGED = ("setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all")
@@ -48,18 +49,46 @@ def nices(pid: int) -> set[int]:
 
 
 @needs_root
-@pytest.mark.parametrize(("words", "has"), [((), -4), (("--nice", "-10"), -10), (("--nice", "0"), None)])
-def test_all_threads_of_an_audit(tmp_path: Path, words: tuple[str, ...], has: int | None) -> None:
-    """By default, too."""
-    with audit(tmp_path, config(only_port=[PORT]), *words) as run:
-        assert nices(run.process.pid) == {os.nice(0) if has is None else has}
-        run.end()
+@pytest.mark.parametrize(
+    ("started", "words", "has"),
+    [
+        (0, (), priority.DEFAULT),
+        (0, ("--nice", "-10"), -10),
+        (0, ("--nice", "0"), 0),
+        (-9, (), -9),
+        (5, (), 5),
+        (5, ("--nice", "-1"), -1),
+    ],
+)
+def test_all_threads_of_an_audit(tmp_path: Path, started: int, words: tuple[str, ...], has: int) -> None:
+    """By default, too, unless somebody gave it another on purpose."""
+    with running("nice", "-n", str(started - os.nice(0)), *audit(tmp_path / "log", *words)) as process:
+        assert nices(process.pid) == {has}
+        ended(process)
+
+
+@needs_root
+def test_what_is_replayed_can_wait() -> None:
+    """By default it takes none."""
+    words = ("nice", "-n", str(-os.nice(0)), sys.executable, "-m", "pyegress", "run", "-o", "text")
+    with running(*words, "-i", "log", "-I", "log:file:-", stdin=subprocess.PIPE) as process:
+        assert nices(process.pid) == {0}
 
 
 @needs_root
 def test_not_permitted() -> None:
     """An error where it was asked for; else nothing is said."""
-    command = [*UNPRIVILEGED, sys.executable, "-m", "pyegress", "run", "-i", "log", "-I", "log:file:/dev/null"]
+    command = [
+        *UNPRIVILEGED,
+        sys.executable,
+        "-m",
+        "pyegress",
+        "run",
+        "-i",
+        "log",
+        "-I",
+        "log:file:/dev/null",
+    ]
     command += ["-o", "text"]
     for words, code, said in (
         ((), 0, ""),
@@ -74,3 +103,8 @@ def test_not_permitted() -> None:
         done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
         assert done.returncode == code, done.stderr
         assert said in done.stderr and ("nice" in done.stderr) == bool(said), done.stderr
+
+
+def test_unit_has_the_same() -> None:
+    """There systemd sets it, as the service has no right to."""
+    assert f"Nice={priority.DEFAULT}" in UNIT.read_text().splitlines()

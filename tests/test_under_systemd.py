@@ -24,7 +24,7 @@ LOG = "/var/log/pyegress/egress.log"
 PROGRAM = f"""#!{systemdguest.PYTHON}/bin/{Path(sys.executable).resolve().name}
 import sys
 sys.path.insert(0, {systemdguest.APPLICATION!r})
-from pyegress.cli import main
+from pyegress.__main__ import main
 main()
 """
 CONFIG = f"""
@@ -85,6 +85,7 @@ echo "start $?: $(property ActiveState) $(property SubState)"
 main=$(property MainPID)
 echo "runs as $(stat -c %U /proc/$main), / is $(awk '$5 == "/" {{print substr($6, 1, 2)}}' /proc/$main/mountinfo)"
 grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/$main/status
+echo "nice $(sed 's/.*) //' /proc/$main/task/*/stat | cut -d ' ' -f 17 | sort -u)"
 echo >/dev/udp/192.0.2.1/1001
 wait_for logged 1001
 
@@ -167,6 +168,7 @@ def test_shipped_units(tmp_path: Path) -> None:
         f"CapEff:\t{1 << Capability.DAC_READ_SEARCH:016x}",
         "NoNewPrivs:\t1",
         "Seccomp:\t2",
+        "nice -4",
         "reload 0",
         "rotate 0",
         "log 640 pyegress",

@@ -154,11 +154,11 @@ class Ebpf(Input):
         self._next: _Rules | None = None
         self._asked = options
         self._warned = False
+        self._is_blind = False
         self._session: Session | None = None
         self._namer: Namer | None = None
         self._stopping = False
         self._drained = False
-        self._is_blind = False
         self._unfinished = 0
         self._room = max(CHANGEABLE["rule_hits"], 2 * len(self._rules.labels))
         """Counters for rules, if others may come."""
@@ -168,7 +168,7 @@ class Ebpf(Input):
         self._hidden_cgroups: set[int] = set()
         self.shared = table_rights()
         self.capabilities = LOOKING | self.shared
-        # Held while rules change hands, so that no hit is counted twice or not at all.
+        # Held while rules change hands, so that no hit is counted twice or not at all; and for `_is_blind`.
         self._counting = Lock()
 
     def open(self, context: Context) -> None:
@@ -215,8 +215,7 @@ class Ebpf(Input):
                 next_sweep_ns = now_ns + sweep_ns
                 yield from self._sweep(False, now_ns - PENDING_NS)
                 self._look_for_modules()
-                self._look_at_tracing()
-        self._look_at_tracing()
+                self._look_at_tracing(session)
         session.detach()
         while True:
             records = session.read(0)
@@ -262,6 +261,7 @@ class Ebpf(Input):
         session = self._session
         if session is None:
             return
+        self._look_at_tracing(session)
         if self._namer:
             self._namer.put_losses()
         put = self._context.losses.put
@@ -473,17 +473,19 @@ class Ebpf(Input):
                     "until pyegress is started again"
                 )
 
-    def _look_at_tracing(self) -> None:
-        """Say when somebody switches it off or on again: the hooks stay attached, and see nothing meanwhile."""
-        is_off = self._opened().kind != "cgroup" and function_tracing_is_off()
-        if is_off == self._is_blind:
+    def _look_at_tracing(self, session: Session) -> None:
+        """Say when the kernel stops calling hooks that are attached, and when it calls them again; from any thread."""
+        if session.kind == "cgroup":
             return
-        self._is_blind = is_off
-        self._context.notice(
-            f"ebpf: nothing is seen while {FTRACE_ON}"
-            if is_off
-            else "ebpf: function tracing is on again; what was sent meanwhile was not seen"
-        )
+        with self._counting:
+            is_off = function_tracing_is_off()
+            has_changed, self._is_blind = is_off != self._is_blind, is_off
+        if not has_changed:
+            return
+        if is_off:
+            self._context.notice(f"ebpf: nothing is seen: {FTRACE_ON}")
+        else:
+            self._context.tell("ebpf: function tracing is on again: what was not seen before is not counted")
 
     def _make_settings(self, may_change: bool) -> Settings:
         options, filters = self._options, self._rules.processes

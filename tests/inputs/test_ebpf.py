@@ -412,22 +412,22 @@ def test_module_that_is_loaded_after_the_start(audit: Audits, monkeypatch: pytes
 
 
 @needs_root
-def test_function_tracing_that_is_switched_off_meanwhile(
-    audit: Audits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("kind", ["fentry", "kprobe", "cgroup"])
+def test_tracing_that_is_switched_off_meanwhile(
+    audit: Audits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
-    """Its hooks see nothing then: that is said once, and when they see again."""
+    """Said once each time, with the way on, and when it is over; hooks of cgroups don't mind."""
     observing = audit()
+    observing.notices.clear()
+    observing.input._opened().kind = kind
     switch = tmp_path / "ftrace_enabled"
     monkeypatch.setattr(kernel, "FTRACE_ENABLED", switch)
-    observing.input._opened().kind = "fentry"
-    observing.notices.clear()
-    for state in "100110":
-        switch.write_text(f"{state}\n")
-        observing.input._look_at_tracing()
-    off, on, again = observing.notices
-    assert off == again
-    assert off.endswith("function tracing is switched off: sysctl kernel.ftrace_enabled=1")
-    assert on.endswith("what was sent meanwhile was not seen")
+    off = "ebpf: nothing is seen: function tracing is switched off: sysctl kernel.ftrace_enabled=1"
+    on = "ebpf: function tracing is on again: what was not seen before is not counted"
+    for text in ("1", "0", "0", "1", "1", "0"):
+        switch.write_text(f"{text}\n")
+        observing.input.refresh_losses()
+    assert observing.notices == ([] if kind == "cgroup" else [off, on, off])
 
 
 @needs_root

@@ -176,6 +176,10 @@ class Watch:
             assert self._changes.wait_for(look, timeout=30), "not seen"
         return found[0]
 
+    def refresh(self) -> None:
+        """What SIGUSR1 does."""
+        self._source.refresh_losses()
+
     def counters(self) -> dict[str, int]:
         """The kernel's own."""
         return self._source._opened().counters()

@@ -165,3 +165,27 @@ def test_io_uring_worker_is_its_programs(kind: str) -> None:
     assert (process.name, process.exe) == ("traffic", str(traffic.traffic()))
     assert process.cmdline == f"{traffic.traffic()} iouring {V4} 7 --async"
     assert connection.thread is not None and connection.thread.startswith("iou-wrk-")
+
+
+@both
+@traced
+def test_function_tracing_that_is_switched_off_for_a_while(kind: str) -> None:
+    """Nothing is seen, which is said; what comes after is seen again."""
+    switch = Path("/proc/sys/kernel/ftrace_enabled")
+    with Watch(kind) as watch:
+        switch.write_text("0")
+        try:
+            subprocess.run([SHORT, "udp", V4, "7"], check=True)
+            watch.refresh()
+        finally:
+            switch.write_text("1")
+        watch.refresh()
+        said = [notice for notice in watch.notices if "tracing" in notice]
+        with subprocess.Popen([SHORT, "udp", V4, "8"]) as process:
+            pass
+        watch.wait_for(process.pid)
+        assert not [c for c in watch.all() if c.dest_port == 7]
+    assert said == [
+        "ebpf: nothing is seen: function tracing is switched off: sysctl kernel.ftrace_enabled=1",
+        "ebpf: function tracing is on again: what was not seen before is not counted",
+    ]
