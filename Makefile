@@ -50,7 +50,7 @@ dist: $(VENV)/dist-packages $(VENV)/dev ## source distribution and manylinux whe
 wheelhouse: $(VENV)/packed ## both, and the wheels that they need, for tests
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) build dist prebuilt *.egg-info pyegress/_native/*.so pyegress/_native/*.bpf.o pyegress/_native/_egress.c tests/traffic tests/short
+	rm -rf $(VENV) build dist prebuilt *.egg-info pyegress/_native/*.so pyegress/_native/*.bpf.o pyegress/_native/_egress.c tests/traffic tests/short tests/volley
 
 $(VENV)/build-packages:
 	@dpkg -s $(BUILD_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $(BUILD_PACKAGES); }

@@ -19,7 +19,7 @@ from pyegress import plugin
 from pyegress.record import Process
 
 MASK = "***"
-_CACHED = 8192
+_CACHED = 1024
 
 _VALUE = r"""(?:"[^"]*"|'[^']*'|\S)+"""
 _NOT_A_FLAG = r"(?!--[a-z][a-z0-9-]*(?:[=\s]|$)|-[A-Za-z](?:\s|$))"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-MOST = 8192
+MOST = 4096
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -160,6 +159,8 @@ def file_of(pattern: str, label: str, value: str) -> str:
     if part.startswith((".", "-", "~")):
         part = f"%{ord(part[0]):02X}{part[1:]}"
     if len(part) > _LONGEST:
+        import hashlib  # with it comes OpenSSL, 4 MiB that an audit has no use for
+
         part = f"{part[:_LONGEST]}%{hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:16]}"
     folder, name = PurePath(pattern).parent, PurePath(pattern).name
     return str(folder / name.replace(f"{{{label}}}", part))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ring_bytes: int = 4 << 20
     """Rounded up to a power of two."""
     flows: int = 32768
-    programs: int = 8192
+    programs: int = 4096
     """Programs whose details the reader is thought to remember."""
     report_loopback: bool = False
     wants: tuple[str, ...] = ()
@@ -291,7 +291,7 @@ class Session:
                 "window_ns": settings.window_ns,
                 "window_ticks": max(1, settings.window_ns // tick_ns),
                 "tick_ns": tick_ns,
-                "hash_factor": secrets.randbits(64) | 1,
+                "hash_factor": random.SystemRandom().getrandbits(64) | 1,
                 "flow_sets": sets,
                 "may_change": settings.may_change,
                 "wake_ns": WAKE_NS,

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,36 +27,29 @@ from tests.test_run_command import ISOLATED, OTHER_PORT, PORT, ROOT, Audit, audi
 
 HIDDEN_OF = 10
 """One datagram of so many goes to a port that is ignored."""
-PROGRAM_OF = 3
-"""In one of so many rounds, of 10 ms, a new program sends: in a third of an hour more than pyegress remembers."""
+VOLLEY_S = 0.03
+"""So long after another program began a new one sends what is due, and ends: 100,000 programs an hour, far more than
+pyegress remembers."""
 GROWTH = 1.1
 """Memory at the end, by that after a third of the time."""
 ALLOWANCE_KB = 24 << 10
 """What memory may grow beyond that: the queue for the log server is empty or full, a batch is being made or not, and in
 short runs programs are still new that are remembered."""
 QUEUE = "8M"
+PLAIN = "[inputs.ebpf]\nwindow = '0'\nquiet = true\n"
+"""Of the audit beside it that only writes a log, whose memory is what the goal is set for."""
 SENDER = f"""
-import socket, subprocess, sys, threading, time
-port, other, rate, short = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+import subprocess, sys, threading, time
+volley, port, other, rate = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 over = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-shown = hidden = programs = rounds = 0
+sent = programs = 0
 start = time.monotonic()
-while not over.is_set():
-    sent = shown + hidden
-    due = min(int((time.monotonic() - start) * rate), sent + rate // 20)  # what can't be managed is left
-    for number in range(sent, max(due, sent)):
-        address = f"198.18.{{number >> 8 & 255}}.{{number & 255}}"
-        if number % {HIDDEN_OF}:
-            own.sendto(b"", (address, port)); shown += 1
-        else:
-            own.sendto(b"", (address, other)); hidden += 1
-    rounds += 1
-    if rounds % {PROGRAM_OF} == 0:
-        programs += not subprocess.call([short, "udp", "198.18.0.1", str(port)])
-    time.sleep(0.01)
-print(shown + programs, hidden, programs, time.monotonic() - start)
+while not over.wait({VOLLEY_S}):
+    count = min(int((time.monotonic() - start) * rate) - sent, rate // 10)  # what can't be managed is left
+    subprocess.check_call([volley, str(sent), str(count), port, other, "{HIDDEN_OF}"])
+    sent, programs = sent + count, programs + 1
+print(sent, programs, time.monotonic() - start)
 """
 
 
@@ -66,6 +59,8 @@ class Soaked(NamedTuple):
     shown: int
     """Datagrams that were to be reported; each is one, as `window` is 0."""
     hidden: int
+    programs: int
+    """That sent them, one after another."""
     seconds: float
     logged: int
     """Records in all log files."""
@@ -75,6 +70,8 @@ class Soaked(NamedTuple):
     """What was said at the end, by stage and reason."""
     resident_kb: list[int]
     """Memory after each cycle."""
+    plain_kb: list[int]
+    """The same of an audit beside it that only writes a log; empty without one."""
 
     def counted(self, pattern: str) -> int:
         """Of all reasons that it matches."""
@@ -92,23 +89,29 @@ class Soaked(NamedTuple):
             found.append(f"{self.hidden} were sent to the ignored port, {skipped} counted")
         if (told := self.delivered + kernel + self.counted("^lost: output loki")) < self.shown:
             found.append(f"{self.shown} were sent, {told} delivered or counted as lost")
-        early, last = self.resident_kb[len(self.resident_kb) // 3], self.resident_kb[-1]
-        if last > early * GROWTH + ALLOWANCE_KB:
-            found.append(f"memory grew from {early} to {last} KiB: {self.resident_kb}")
+        for each in filter(None, (self.resident_kb, self.plain_kb)):
+            early, last = each[len(each) // 3], each[-1]
+            if last > early * GROWTH + ALLOWANCE_KB:
+                found.append(f"memory grew from {early} to {last} KiB: {each}")
         return found
 
 
-def soak(folder: Path, seconds: float, rate: int, cycles: int, kind: str, sets_clock: bool) -> Soaked:
-    """Send for that long; each cycle rotates, restarts, reloads and, in a guest, sets the clock."""
+def soak(folder: Path, seconds: float, rate: int, cycles: int, kind: str, in_guest: bool) -> Soaked:
+    """Send for that long; each cycle rotates, restarts, reloads and, in a guest, sets the clock.
+
+    On the host, which is quicker, an audit as `PLAIN` says runs beside it.
+    """
     rotation = folder / "logrotate.conf"
     rotation.write_text(rotating(folder))
     rotation.chmod(0o644)
     data = folder / "server"
     data.mkdir()
     resident: list[int] = []
-    with LogServer(data) as server:
+    plain: list[int] = []
+    with LogServer(data) as server, ExitStack() as stack:
         words = ["-I", f"ebpf:attach:{kind}", "-o", "loki", "-O", f"loki:url:{server.url}"]
         words += ["-O", f"loki:queue:{QUEUE}", "-O", "loki:flush-timeout:60s"]
+        beside = None if in_guest else stack.enter_context(plainly(folder / "plain", kind))
         with audit(folder, config(0), *words) as run, sending(folder, rate) as sender:
             start = time.monotonic()
             for cycle in range(1, cycles + 1):
@@ -117,23 +120,41 @@ def soak(folder: Path, seconds: float, rate: int, cycles: int, kind: str, sets_c
                 server.stop()
                 run.reload(config(cycle), "ebpf: changed: ")
                 server.start()
-                if sets_clock:
+                if in_guest:
                     assert os.environ["PYEGRESS_GUEST"], "the clock is the guest's"
                     time.clock_settime(time.CLOCK_REALTIME, time.time() + (3600 if cycle % 2 else -3600))
                 time.sleep(max(0.0, start + seconds * cycle / cycles - time.monotonic()))
                 resident.append(resident_kb(run.process.pid))
+                if beside:
+                    plain.append(resident_kb(beside.process.pid))
+                    os.truncate(beside.log, 0)
             said, _ = sender.communicate("", timeout=60)
             run.process.terminate()
             _, err = run.process.communicate(timeout=120)
         assert run.process.returncode == 0, err
         (row,) = server.select("* | stats count() n")
         delivered = int(row["n"])
-    shown, hidden, _, took = said.split()
+    sent, programs, took = said.split()
+    hidden = -(-int(sent) // HIDDEN_OF)
     counts = {
         f"{stage}: {reason}": int(count)
         for stage, count, reason in re.findall(r"^pyegress: (\w+): (\d+) (.*)$", err, re.MULTILINE)
     }
-    return Soaked(int(shown), int(hidden), float(took), logged(folder), delivered, counts, resident)
+    shown = int(sent) - hidden
+    return Soaked(
+        shown, hidden, int(programs), float(took), logged(folder), delivered, counts, resident, plain
+    )
+
+
+@contextmanager
+def plainly(folder: Path, kind: str) -> Iterator[Audit]:
+    """An audit that goes on to the end without losing anything."""
+    folder.mkdir()
+    with audit(folder, PLAIN, "-I", f"ebpf:attach:{kind}") as beside:
+        yield beside
+        beside.process.terminate()
+        _, err = beside.process.communicate(timeout=120)
+        assert beside.process.returncode == 0 and "lost" not in err, err[-2000:]
 
 
 def config(cycle: int) -> str:
@@ -152,11 +173,11 @@ def config(cycle: int) -> str:
 
 @contextmanager
 def sending(folder: Path, rate: int) -> Iterator[subprocess.Popen[str]]:
-    """A program in a network of its own that sends until its input ends, and then says what it sent."""
+    """A program in a network of its own that has programs send until its input ends, and then says what it sent."""
     script = folder / "sender.py"  # a short command line: it is in every record
     script.write_text(SENDER)
     words = ["unshare", "--net", "sh", "-c", ISOLATED, "sh", sys.executable, str(script)]
-    words += [str(PORT), str(OTHER_PORT), str(rate), str(traffic.short())]
+    words += [str(traffic.volley()), str(PORT), str(OTHER_PORT), str(rate)]
     sender = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield sender
@@ -229,10 +250,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pyegress-soak-") as folder:
         came = soak(Path(folder), given.seconds, given.rate, cycles, given.attach, bool(given.guest))
     sent = came.shown + came.hidden
-    print(f"{sent:,} sent in {came.seconds:,.0f} s, {sent / came.seconds:,.0f} a second")
+    rate = f"{sent / came.seconds:,.0f} a second"
+    print(f"{sent:,} sent by {came.programs:,} programs in {came.seconds:,.0f} s, {rate}")
     print(f"{came.logged:,} logged, {came.delivered:,} delivered")
     print(*(f"{count:,} {text}" for text, count in came.counts.items()), sep="\n")
     print(f"memory in KiB: {came.resident_kb}")
+    print(f"memory in KiB of an audit beside it that only writes a log: {came.plain_kb}")
     troubles = came.troubles()
     print(*troubles, sep="\n")
     return bool(troubles)

@@ -54,6 +54,14 @@ def peer(name: str) -> Peer:
             Seen(1, 0),
         ),
         ("auditd", AUDIT, Seen(2, 1)),
+        (
+            "egress-auditor",
+            "ts=1 hook=eBPF protocol=udp dest_ip=127.0.0.1 dest_port=45000 ip_version=4 proc_name=traffic"
+            f" proc_pid={PID} proc_user=root parent_name=sh\n"
+            "ts=1 hook=eBPF protocol=udp dest_ip=127.0.0.1 dest_port=45000"
+            f" ip_version=4 proc_name=traffic proc_pid={OTHER} proc_user=root parent_name=sh\n",
+            Seen(2, 1),
+        ),
     ],
 )
 def test_what_was_recorded(name: str, text: str, expected: Seen) -> None:

@@ -382,4 +382,4 @@ def test_processes_that_come_and_go_are_never_mixed_up() -> None:
         # Each dies at once, so that ids repeat.
         shown = redactor.process(Process(pid=number, cmdline=f"{number} --token=x"))
         assert (shown.pid, shown.cmdline) == (number, f"{number} --token=***")
-    assert len(redactor._twins) <= 8192
+    assert len(redactor._twins) <= 1024

@@ -8,13 +8,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.traffic import NOT_OFFERED, TrafficError, held, run, short, traffic, words
+from tests.test_run_command import ISOLATED
+from tests.traffic import NOT_OFFERED, TrafficError, held, run, short, traffic, volley, words
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -104,6 +106,55 @@ def test_short_starts_one_connect() -> None:
 def test_short_says_that_it_failed(args: tuple[str | int, ...], expected: int) -> None:
     """Its status is all that it says."""
     assert status(short(), *args) == expected
+
+
+VOLLEY_TAKEN = """
+import socket, subprocess, sys
+takers = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+for taker in takers:
+    taker.setsockopt(socket.IPPROTO_IP, 8, 1)  # IP_PKTINFO
+    taker.bind(("0.0.0.0", 0))
+    taker.setblocking(False)
+ports = [str(taker.getsockname()[1]) for taker in takers]
+subprocess.run([sys.argv[1], "65534", "5", *ports, "3"], check=True)
+for taker in takers:
+    while True:
+        try:
+            payload, ((_, _, packet_info),) , *_ = taker.recvmsg(16, 64)
+        except BlockingIOError:
+            break
+        print(len(payload), socket.inet_ntoa(packet_info[8:]), end=";")
+    print()
+"""
+
+
+@needs_root
+def test_volley_sends_to_two_ports() -> None:
+    """Empty datagrams with numbers from 65,534 on, which goes round the addresses; each third to the other port."""
+    words = [
+        "unshare",
+        "--net",
+        "sh",
+        "-c",
+        ISOLATED,
+        "sh",
+        sys.executable,
+        "-c",
+        VOLLEY_TAKEN,
+        str(volley()),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "0 198.18.255.254;0 198.18.0.0;0 198.18.0.1;\n0 198.18.255.255;0 198.18.0.2;\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [((0, 1, CLOSED, CLOSED), 2), ((0, 0, CLOSED, CLOSED, 10), 2), ((0, 1, 65536, CLOSED, 10), 2), ((), 2)],
+    ids=str,
+)
+def test_volley_says_that_it_failed(args: tuple[int, ...], expected: int) -> None:
+    """Its status is all that it says."""
+    assert status(volley(), *args) == expected
 
 
 def test_storm_sends_from_as_many_processes(receiver: socket.socket) -> None:

@@ -38,6 +38,12 @@ def short() -> Path:
     return _built("short", "-static")
 
 
+@functools.cache
+def volley() -> Path:
+    """Return the program of a process that sends for a moment and ends, built like `traffic`."""
+    return _built("volley", "-static")
+
+
 def _built(name: str, *flags: str) -> Path:
     source = FOLDER / f"{name}.c"
     program = FOLDER / name

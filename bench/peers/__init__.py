@@ -9,6 +9,9 @@ from typing import Literal
 import msgspec
 
 FILE = Path(__file__).parent.with_name("peers.json")
+SHARED = Path("/run/results")
+"""A folder that the guest shares with the host."""
+ORIGINAL = SHARED / "egress-auditor"
 TARGET = "127.0.0.1"
 PORT = 45000
 """Closed; what is measured goes there."""

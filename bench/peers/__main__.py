@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from bench import Table, console, show
-from bench.peers import FILE, LOAD_TITLES, Results, Row, packages
+from bench.peers import FILE, LOAD_TITLES, ORIGINAL, SHARED, Results, Row, packages
 from tests import guest
 from tests.traffic import traffic
 
@@ -50,11 +51,12 @@ def main() -> int:
         action="store_true",
         help=f"keep the results in {FILE.name}, those of other tools with them",
     )
+    parser.add_argument("--original", type=Path, metavar="PROGRAM", help="an egress-auditor for this machine")
     parser.add_argument("--log", type=Path, help="keep the guest's console there")
     given = parser.parse_args()
     try:
         guest.check_host()
-        results = _boot(given.kernel, given.calls, given.only, given.log)
+        results = _boot(given.kernel, given.calls, given.only, given.original, given.log)
     except (guest.Unavailable, guest.BootError) as error:
         print(f"bench.peers: {error}", file=sys.stderr)
         return 1
@@ -94,19 +96,21 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (row.peer, LOAD_TITLES[row.load], *shown, f"{row.seen:,} of {row.sent:,}", right, row.note)
 
 
-def _boot(series: str, calls: int, only: str, log: Path | None) -> Results:
+def _boot(series: str, calls: int, only: str, original: Path | None, log: Path | None) -> Results:
     kernel = guest.kernel_dir(series).name
     tree = packages.unpacked(kernel)
     traffic()  # built here: the guest would take minutes
     root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory(prefix="pyegress-bench-") as scratch:
         found = Path(scratch, "results.json")
+        if original:
+            shutil.copy(original, Path(scratch, ORIGINAL.name))
         console_log = log or Path(scratch, "console.log")
-        inside = [sys.executable, "-m", "bench.peers.inside", "/run/results/results.json"]
+        inside = [sys.executable, "-m", "bench.peers.inside", str(SHARED / found.name)]
         command = shlex.join([*inside, str(tree), kernel, str(calls), only])
         # Bound before /tmp becomes another one.
         script = (
-            f"mkdir -p /run/results /run/peers\nmount --bind {shlex.quote(scratch)} /run/results\n"
+            f"mkdir -p {SHARED} /run/peers\nmount --bind {shlex.quote(scratch)} {SHARED}\n"
             f"{_OWN_ROOT.replace('{tree}', str(tree))}cd {shlex.quote(str(root))} && {command}\n"
         )
         status = guest.boot(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-from bench.peers import LOADS, PORT, PROBE_PORT, Load
+from bench.peers import LOADS, ORIGINAL, PORT, PROBE_PORT, Load
 from bench.peers.reading import COMM, Reader, audit, lines
 
 STDOUT = "stdout"
@@ -39,7 +39,7 @@ class Peer(NamedTuple):
     started: str = ""
     """What it says once it observes, for one that would hold up what asks before."""
     why_not: str = ""
-    """Why it can't be measured."""
+    """Why it can't be measured, where its program isn't there."""
 
 
 def _pyegress(name: str, attach: str, *options: str, loads: tuple[Load, ...] = LOADS) -> Peer:
@@ -199,9 +199,14 @@ PEERS: tuple[Peer, ...] = (
     ),
     Peer(
         "egress-auditor",
-        (),
-        lines(""),
-        why_not="not in Debian nor on PyPI; its figures in `make bench` were given",
+        (
+            str(ORIGINAL),
+            *("-i", "ebpf", "-I", "ebpf:allow-loopback:true", "-I", "ebpf:quiet:true"),
+            *("-o", "logfmt", "-O", "logfmt:file:{out}/log"),
+        ),
+        lines(r" dest_ip={target} dest_port={port} ", rf" proc_name={COMM} proc_pid={{pid}} "),
+        record="log",
+        why_not="in neither Debian, PyPI nor Go's proxy: --original measures one that you built from its source",
     ),
 )
 

@@ -207,7 +207,7 @@ def measure(tree: Path, kernel: str, calls: int, part: str = "") -> Results:
         if part not in peer.name:
             continue
         name = f"{peer.name} {version(tree, peer.package)}".strip() if peer.package else peer.name
-        if peer.why_not:
+        if peer.why_not and not (peer.command and Path(peer.command[0]).exists()):
             rows.append(Row(peer=name, load=peer.loads[0], note=peer.why_not))
             continue
         for load in peer.loads:

@@ -16,7 +16,7 @@ from pyegress.attribute.names import full_name, script_of, split_args, user_name
 from pyegress.attribute.procfs import Found, Missing, Procfs
 from pyegress.record import DETAILS_LOST, CgroupPath, Details, Identity, Process, Seen
 
-PROGRAMS = 8192
+PROGRAMS = 4096
 CGROUPS = 4096
 ANCESTORS = 8
 _REFRESHED = 64

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from pyegress.decode.layout import layout_of
 from pyegress.record import CgroupPath, Details, Identity, Seen
+from pyegress.remember import keep
+
+T = TypeVar("T")
 
 IDENTITY_FIELDS = ("start_ns", "tgid", "exec_id")
 PROCESS_FIELDS = ("identity", "cgroup_id", "uid", "gid", "flags", "pad", "comm")
@@ -36,10 +39,21 @@ def text(comm: bytes) -> str:
     return comm.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
+class _Shared(dict[Any, Any]):
+    """What many programs have in common is one object: an hour of short-lived ones begins with one path and parent."""
+
+    def __call__(self, value: T) -> T:
+        if value not in self:
+            keep(self, value, value)
+        shared: T = self[value]
+        return shared
+
+
 class SeenDecoder:
     """Decodes `struct egress_process`."""
 
     def __init__(self, ffi: Any) -> None:
+        self._shared = _Shared()
         self._kernel_thread = ffi.typeof("enum egress_process_flags").relements["EGRESS_KERNEL_THREAD"]
         self._unpack = layout_of(ffi, "egress_process", PROCESS_FIELDS).unpack.unpack
         self._identity = layout_of(ffi, "egress_identity", IDENTITY_FIELDS).unpack.unpack
@@ -47,8 +61,9 @@ class SeenDecoder:
     def decode(self, raw: bytes) -> Seen:
         """The struct's bytes as Seen."""
         identity, cgroup_id, uid, gid, flags, _, comm = self._unpack(raw)
+        shared, kernel = self._shared, bool(flags & self._kernel_thread)
         return Seen(
-            self.identity(identity), text(comm), uid, gid, cgroup_id, bool(flags & self._kernel_thread)
+            self.identity(identity), shared(text(comm)), shared(uid), shared(gid), shared(cgroup_id), kernel
         )
 
     def identity(self, raw: bytes) -> Identity:
@@ -61,6 +76,7 @@ class DetailsDecoder:
     """Decodes what `egress_details` of the loader gives."""
 
     def __init__(self, ffi: Any) -> None:
+        self._shared = _Shared()
         layout = layout_of(ffi, "egress_details", DETAILS_FIELDS)
         self._unpack_from = layout.unpack.unpack_from
         self._head_bytes = layout.unpack.size
@@ -99,21 +115,21 @@ class DetailsDecoder:
             if kind == self._of_cgroup:
                 yield CgroupPath(seen.cgroup_id, _joined(path))
                 continue
-            above = self._seen.identity(parent)
+            above, shared = self._seen.identity(parent), self._shared
             yield Details(
                 seen=seen,
-                parent=above if above.tgid else None,
+                parent=shared(above) if above.tgid else None,
                 local_pid=local_pid or None,
-                exe=_joined(path) if flags & self._has_path else None,
+                exe=shared(_joined(path)) if flags & self._has_path else None,
                 args=bytes(records[args_at:end]) if flags & self._has_args else None,
                 args_cut=bool(flags & self._args_cut),
                 fault=bool(flags & self._fault),
                 arg_start=arg_start,
-                session_pid=session_pid or None,
-                session_comm=text(session_comm) or None,
-                loginuid=None if loginuid == _NO_LOGIN else loginuid,
-                netns=netns or None,
-                pidns=pidns or None,
+                session_pid=shared(session_pid) or None,
+                session_comm=shared(text(session_comm)) or None,
+                loginuid=None if loginuid == _NO_LOGIN else shared(loginuid),
+                netns=shared(netns) or None,
+                pidns=shared(pidns) or None,
             )
 
 

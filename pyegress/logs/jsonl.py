@@ -36,7 +36,7 @@ Flag = bool | UnsetType
 
 _TIME = "Time of the event, RFC 3339 in UTC with nanoseconds; absent where a capture has none."
 _MIB = 1 << 20
-_PROCESSES_KEPT = 2048
+_PROCESSES_KEPT = 1024
 """Their texts are long: some hundred bytes for each of their ancestors, and more."""
 _MOST_ANCESTORS = 64
 """More than any input finds; rules and outputs go through all of them."""

@@ -42,7 +42,7 @@ PUBLIC_RESOLVERS = frozenset(
 """Cloudflare, Google, Quad9, OpenDNS, AdGuard: whose HTTPS is DNS."""
 MOST_SUSPECTS = MOST_ASKERS = 4096
 KEPT_NS = 1_000_000_000
-MOST_KEPT = 8192
+MOST_KEPT = 4096
 NO_ANSWER, DOT_OR_DOH, DNS_UNSEEN, IS_DNS = "no-answer", "dot-or-doh", "dns-unseen", "is-dns"
 """What `Connection.dest_names_missing` is."""
 AUTO = "dns,hosts"

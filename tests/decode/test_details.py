@@ -297,3 +297,12 @@ def test_what_was_told_does_not_change_with_the_buffer() -> None:
     told = list(DetailsDecoder(ffi).decode(memoryview(buffer)))
     buffer[:] = b"\xff" * len(buffer)
     assert told == [decode(), CgroupPath(14, "/b/a")]
+
+
+def test_what_programs_have_in_common_is_one_object() -> None:
+    """A host's programs have few parents and paths, and thousands of them are remembered."""
+    first, second = decode_all(raw(), raw(process={"identity": {"start_ns": 31, "tgid": 32, "exec_id": 33}}))
+    assert isinstance(first, Details) and isinstance(second, Details)
+    assert first.seen.identity != second.seen.identity
+    assert first.parent is second.parent and first.exe is second.exe
+    assert first.seen.comm is second.seen.comm and first.session_comm is second.session_comm
