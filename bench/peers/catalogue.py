@@ -109,6 +109,8 @@ _PICOSNITCH = """{"Config": {"DB text log": true, "DB write limit (seconds)": 1,
 PEERS: tuple[Peer, ...] = (
     _pyegress("pyegress, fentry", "fentry"),
     _pyegress("pyegress, kprobe", "kprobe"),
+    _pyegress("pyegress, fentry, without names", "fentry", "names:none"),
+    _pyegress("pyegress, kprobe, without names", "kprobe", "names:none"),
     _pyegress("pyegress, fentry, window 0: each datagram", "fentry", "window:0", loads=("udp",)),
     Peer("libbpf-tools tcpconnect", (*_ONE_BY_ONE, "tcpconnect"), _COLUMNS, "libbpf-tools", ("tcp",)),
     Peer("bcc tcpconnect", ("tcpconnect-bpfcc",), _COLUMNS, "bpfcc-tools", ("tcp",)),

@@ -311,6 +311,7 @@ int egress_load(struct egress *self)
 	self->flows_fd = bpf_map__fd(find_map(self, "flows"));
 	self->locks_fd = bpf_map__fd(find_map(self, "locks"));
 	self->shared = map_memory(globals, sizeof(*self->shared));
+	malloc_trim(0); /* libbpf had all types of the kernel in memory, and the heap would keep that */
 	return self->sets && self->shared ? 0 : -errno;
 }
 

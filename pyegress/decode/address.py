@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 
-ADDRESSES_KEPT = 16384
+ADDRESSES_KEPT = 8192
 
 
 class Addresses(dict[bytes, str | None]):

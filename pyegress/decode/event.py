@@ -32,7 +32,7 @@ EVENT_FIELDS = (
     "thread_comm",
     "process",
 )
-_PROCESSES_KEPT = 4096
+_PROCESSES_KEPT = 2048
 """Fewer than programs are remembered: most have ended, and what comes again is put together from there."""
 _THREADS_KEPT = 4096
 _RESULT_KNOWN = 1
