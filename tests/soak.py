@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,8 @@ class Soaked(NamedTuple):
     """Memory after each cycle."""
     plain_kb: list[int]
     """The same of an audit beside it that only writes a log; empty without one."""
+    plain_counts: dict[str, int]
+    """What that said at its end."""
 
     def counted(self, pattern: str) -> int:
         """Of all reasons that it matches."""
@@ -129,32 +131,31 @@ def soak(folder: Path, seconds: float, rate: int, cycles: int, kind: str, in_gue
                     plain.append(resident_kb(beside.process.pid))
                     os.truncate(beside.log, 0)
             said, _ = sender.communicate("", timeout=60)
-            run.process.terminate()
-            _, err = run.process.communicate(timeout=120)
-        assert run.process.returncode == 0, err
+            counts = ended(run)
+        beside_counts = ended(beside) if beside else {}
         (row,) = server.select("* | stats count() n")
         delivered = int(row["n"])
     sent, programs, took = said.split()
     hidden = -(-int(sent) // HIDDEN_OF)
-    counts = {
-        f"{stage}: {reason}": int(count)
-        for stage, count, reason in re.findall(r"^pyegress: (\w+): (\d+) (.*)$", err, re.MULTILINE)
-    }
     shown = int(sent) - hidden
     return Soaked(
-        shown, hidden, int(programs), float(took), logged(folder), delivered, counts, resident, plain
+        shown=shown,
+        hidden=hidden,
+        programs=int(programs),
+        seconds=float(took),
+        logged=logged(folder),
+        delivered=delivered,
+        counts=counts,
+        resident_kb=resident,
+        plain_kb=plain,
+        plain_counts=beside_counts,
     )
 
 
-@contextmanager
-def plainly(folder: Path, kind: str) -> Iterator[Audit]:
-    """An audit that goes on to the end without losing anything."""
+def plainly(folder: Path, kind: str) -> AbstractContextManager[Audit]:
+    """The audit beside it."""
     folder.mkdir()
-    with audit(folder, PLAIN, "-I", f"ebpf:attach:{kind}") as beside:
-        yield beside
-        beside.process.terminate()
-        _, err = beside.process.communicate(timeout=120)
-        assert beside.process.returncode == 0 and "lost" not in err, err[-2000:]
+    return audit(folder, PLAIN, "-I", f"ebpf:attach:{kind}")
 
 
 def config(cycle: int) -> str:
@@ -224,6 +225,15 @@ def logged(folder: Path) -> int:
     )
 
 
+def ended(run: Audit) -> dict[str, int]:
+    """What an audit says at its end, by stage and reason."""
+    run.process.terminate()
+    _, err = run.process.communicate(timeout=120)
+    assert run.process.returncode == 0, err[-2000:]
+    said = re.findall(r"^pyegress: (\w+): (\d+) (.*)$", err, re.MULTILINE)
+    return {f"{stage}: {reason}": int(count) for stage, count, reason in said}
+
+
 def resident_kb(pid: int) -> int:
     """Memory of a process."""
     (found,) = re.findall(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
@@ -256,6 +266,7 @@ def main() -> int:
     print(*(f"{count:,} {text}" for text, count in came.counts.items()), sep="\n")
     print(f"memory in KiB: {came.resident_kb}")
     print(f"memory in KiB of an audit beside it that only writes a log: {came.plain_kb}")
+    print(*(f"{count:,} {text} (beside)" for text, count in came.plain_counts.items()), sep="\n")
     troubles = came.troubles()
     print(*troubles, sep="\n")
     return bool(troubles)

@@ -21,7 +21,7 @@ CYCLES = 3
 RATE = 10_000
 RING, JSON, LOKI = "lost: ebpf: ring buffer full", "lost: output json: full", "lost: output loki: full"
 COUNTS = {RING: 4, JSON: 6, LOKI: 3, "skipped: by ignore-port:7": 10}
-GOOD = Soaked(100, 10, 2, 1.0, 90, 93, COUNTS, [1000] * 4, [])
+GOOD = Soaked(100, 10, 2, 1.0, 90, 93, COUNTS, [1000] * 4, [], {})
 """All is accounted for: 4 lost in the kernel, and 6 and 3 of the rest by the outputs."""
 
 
