@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 FILE = Path(__file__).parent.with_name("peers.json")
+SCORES = FILE.with_name("scores.json")
 SHARED = Path("/run/results")
 """A folder that the guest shares with the host."""
 ORIGINAL = SHARED / "egress-auditor"
@@ -56,3 +57,26 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     drift: int
     """How far the bare calls had moved when they were measured again at the end."""
     rows: list[Row]
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """What one tool told of the ways to send in `tests.scenarios`."""
+
+    peer: str
+    names_processes: bool = True
+    """Whether it tells processes; then the right one is asked for, else only address and port."""
+    whole: list[str] = []
+    """Of these each connect, or of datagrams each flow."""
+    part: list[str] = []
+    """Of these some connects, not all."""
+    records: int = 0
+    """Most for one flow."""
+    note: str = ""
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """All tools in one boot."""
+
+    kernel: str
+    scenarios: list[str]
+    rows: list[Score]

@@ -8,14 +8,15 @@ import shlex
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from bench import Table, console, show
-from bench.peers import FILE, LOAD_TITLES, ORIGINAL, SHARED, Results, Row, packages
+from bench.peers import FILE, LOAD_TITLES, ORIGINAL, SCORES, SHARED, Results, Row, Scores, packages
 from tests import guest
-from tests.traffic import traffic
+from tests.traffic import short, traffic
 
 KERNEL = "6.12"
 CALLS = 1000
@@ -52,14 +53,31 @@ def main() -> int:
         help=f"keep the results in {FILE.name}, those of other tools with them",
     )
     parser.add_argument("--original", type=Path, metavar="PROGRAM", help="an egress-auditor for this machine")
+    parser.add_argument(
+        "--scenarios", action="store_true", help="not what they cost, but what they tell of many ways to send"
+    )
     parser.add_argument("--log", type=Path, help="keep the guest's console there")
     given = parser.parse_args()
     try:
         guest.check_host()
-        results = _boot(given.kernel, given.calls, given.only, given.original, given.log)
+        kernel = guest.kernel_dir(given.kernel).name
+        tree = packages.unpacked(kernel)
+        traffic()  # built here: the guest would take minutes
+        boot = partial(_boot, given.kernel, tree, kernel, original=given.original, log=given.log)
+        if given.scenarios:
+            short()
+            scores = msgspec.json.decode(boot("score", given.only), type=Scores)
+        else:
+            found = boot("inside", str(given.calls), given.only, counts=True)
+            results = msgspec.json.decode(found, type=Results)
     except (guest.Unavailable, guest.BootError) as error:
         print(f"bench.peers: {error}", file=sys.stderr)
         return 1
+    if given.scenarios:
+        if given.record:
+            SCORES.write_bytes(msgspec.json.format(msgspec.json.encode(scores)) + b"\n")
+        show(console(), score_table(scores))
+        return 0
     if given.record:
         FILE.write_bytes(msgspec.json.format(msgspec.json.encode(_beside_kept(results))) + b"\n")
     show(console(), table(results))
@@ -96,35 +114,59 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (row.peer, LOAD_TITLES[row.load], *shown, f"{row.seen:,} of {row.sent:,}", right, row.note)
 
 
-def _boot(series: str, calls: int, only: str, original: Path | None, log: Path | None) -> Results:
-    kernel = guest.kernel_dir(series).name
-    tree = packages.unpacked(kernel)
-    traffic()  # built here: the guest would take minutes
+def score_table(scores: Scores) -> Table:
+    """As it is printed."""
+    rows: list[tuple[str, ...]] = []
+    for row in scores.rows:
+        told = {*row.whole, *row.part}
+        missed = " ".join(name for name in scores.scenarios if name not in told)
+        whose = "right" if row.names_processes else "none told"
+        rows.append(
+            (row.peer, str(len(row.whole)), str(len(row.part)), f"{row.records:,}", whose, row.note or missed)
+        )
+    title = f"{len(scores.scenarios)} ways to send, on {scores.kernel}"
+    return Table(title, ("tool", "told", "in part", "records of a flow", "process", "not told"), rows)
+
+
+def _boot(
+    series: str,
+    tree: Path,
+    kernel: str,
+    module: str,
+    *words: str,
+    original: Path | None,
+    log: Path | None,
+    counts: bool = False,
+) -> bytes:
+    """What a module of this package writes in a guest; `counts`: whose clock counts instructions."""
     root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory(prefix="pyegress-bench-") as scratch:
         found = Path(scratch, "results.json")
         if original:
             shutil.copy(original, Path(scratch, ORIGINAL.name))
         console_log = log or Path(scratch, "console.log")
-        inside = [sys.executable, "-m", "bench.peers.inside", str(SHARED / found.name)]
-        command = shlex.join([*inside, str(tree), kernel, str(calls), only])
+        inside = [sys.executable, "-m", f"bench.peers.{module}", str(SHARED / found.name)]
+        command = shlex.join([*inside, str(tree), kernel, *words])
         # Bound before /tmp becomes another one.
         script = (
             f"mkdir -p {SHARED} /run/peers\nmount --bind {shlex.quote(scratch)} {SHARED}\n"
-            f"{_OWN_ROOT.replace('{tree}', str(tree))}cd {shlex.quote(str(root))} && {command}\n"
+            f"{_OWN_ROOT.replace('{tree}', str(tree))}export PYEGRESS_GUEST={series}\n"
+            f"cd {shlex.quote(str(root))} && {command}\n"
         )
         status = guest.boot(
             series,
             script,
-            qemu_opts=("-icount", "shift=0"),
-            cpus=1,
+            qemu_opts=("-icount", "shift=0") if counts else (),
+            cpus=1 if counts else 2,
             memory="3G",
             timeout_s=LIMIT_S,
             log=console_log,
         )
         if status:
-            raise guest.BootError(f"bench.peers.inside exited with {status}:\n{guest.log_tail(console_log)}")
-        return msgspec.json.decode(found.read_bytes(), type=Results)
+            raise guest.BootError(
+                f"bench.peers.{module} exited with {status}:\n{guest.log_tail(console_log)}"
+            )
+        return found.read_bytes()
 
 
 if __name__ == "__main__":

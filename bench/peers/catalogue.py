@@ -10,7 +10,7 @@ import sys
 from typing import NamedTuple
 
 from bench.peers import LOADS, ORIGINAL, PORT, PROBE_PORT, Load
-from bench.peers.reading import COMM, Reader, audit, lines
+from bench.peers.reading import Reader, audit, lines
 
 STDOUT = "stdout"
 _ONE_BY_ONE = ("stdbuf", "-oL")
@@ -51,15 +51,16 @@ def _pyegress(name: str, attach: str, *options: str, loads: tuple[Load, ...] = L
         name,
         (*command, "-o", "logfmt", "-O", "logfmt:file:{out}/log"),
         lines(
-            r" dest_port={port} .* src_port=\d+(?: count=(?P<count>\d+))?",
-            rf" proc_name={COMM} proc_pid={{pid}} ",
+            r" dest_ip={target} dest_port={port} (?:.* count=(?P<count>\d+))?",
+            " proc_name={comm} proc_pid={pid} ",
+            portless=r" dest_ip={target} ip_version=(?:.* count=(?P<count>\d+))?",
         ),
         record="log",
         loads=loads,
     )
 
 
-_COLUMNS = lines(r"\b{target}\s+{port}\b", rf"\b{{pid}}\s+{COMM}\b")
+_COLUMNS = lines(r"\b{target}\s+{port}\b", r"\b{pid}\s+{comm}\b")
 _UDP_BY_BPFTRACE = """kprobe:udp_sendmsg {
  $to = (struct sockaddr_in *)((struct msghdr *)arg1)->msg_name;
  printf("%d %s %s %d\\n", pid, comm, ntop($to->sin_addr.s_addr), bswap($to->sin_port));
@@ -117,7 +118,7 @@ PEERS: tuple[Peer, ...] = (
     Peer(
         "bpftrace tcpconnect.bt",
         ("bpftrace", "-B", "line", "/usr/sbin/tcpconnect.bt"),
-        lines(r"\b{target}\s+{port}\b", rf"\b{{pid}}\s+{COMM}\b"),
+        lines(r"\b{target}\s+{port}\b", r"\b{pid}\s+{comm}\b"),
         "bpftrace",
         ("tcp",),
     ),
@@ -131,14 +132,14 @@ PEERS: tuple[Peer, ...] = (
     Peer(
         "tcpdump -i lo",
         ("tcpdump", "-l", "-n", "-i", "lo", f"{_TO_PORTS} and (udp or tcp[tcpflags] & tcp-syn != 0)"),
-        lines(r" > {target}\.{port}: "),
+        lines(r" > {target}\.{port}: ", portless=r" > {target}: "),
         "tcpdump",
         names_processes=False,
     ),
     Peer(
         "nft log group, tcpdump -i nflog",
         ("tcpdump", "-l", "-n", "-i", "nflog:5"),
-        lines(r" > {target}\.{port}: "),
+        lines(r" > {target}\.{port}: ", portless=r" > {target}: "),
         "tcpdump",
         setup=_BY_NFT,
         undo=_NO_NFT,
@@ -147,7 +148,7 @@ PEERS: tuple[Peer, ...] = (
     Peer(
         "nft log group, ulogd2",
         ("ulogd", "-c", "{out}/ulogd.conf"),
-        lines(r" DPT={port} "),
+        lines(r" DPT={port} ", portless=r" PROTO=(?!TCP|UDP)"),
         "ulogd2",
         record="packets",
         setup=_BY_NFT,
@@ -165,7 +166,7 @@ PEERS: tuple[Peer, ...] = (
             "{pypi}/picosnitch.py",
             "start-no-daemon",
         ),
-        lines(r"^[^,]*,(?P<count>\d+),.*,{port},", rf",{COMM},"),
+        lines(r"^[^,]*,(?P<count>\d+),.*,{port},", ",{comm},"),
         record=f"{_PICOSNITCH_FOLDER}/conn.log",
         files=((f"{_PICOSNITCH_FOLDER}/config.json", _PICOSNITCH),),
     ),
@@ -206,10 +207,31 @@ PEERS: tuple[Peer, ...] = (
             *("-i", "ebpf", "-I", "ebpf:allow-loopback:true", "-I", "ebpf:quiet:true"),
             *("-o", "logfmt", "-O", "logfmt:file:{out}/log"),
         ),
-        lines(r" dest_ip={target} dest_port={port} ", rf" proc_name={COMM} proc_pid={{pid}} "),
+        lines(r" dest_ip={target} dest_port={port} ", " proc_name={comm} proc_pid={pid} "),
         record="log",
         why_not="in neither Debian, PyPI nor Go's proxy: --original measures one that you built from its source",
     ),
 )
+
+_ALL_BY_NFT = (
+    "nft add table inet peers",
+    "nft 'add chain inet peers out { type filter hook output priority 0; }'",
+    "nft 'add rule inet peers out ct state new log group 5'",
+)
+
+
+def scored() -> list[Peer]:
+    """Those that can tell what they see of all ways to send: one of each, asked for all that is sent."""
+    left_out = ("without names", "window 0", "tcpdump -i nflog", "sysdig")
+    return [_wide(peer) for peer in PEERS if not any(part in peer.name for part in left_out)]
+
+
+def _wide(peer: Peer) -> Peer:
+    if peer.name == "tcpdump -i lo":
+        return peer._replace(name="tcpdump -i any", command=("tcpdump", "-l", "-n", "-i", "any", "outbound"))
+    if peer.setup == _BY_NFT:
+        return peer._replace(setup=_ALL_BY_NFT, undo=("nft delete table inet peers",))
+    return peer
+
 
 AFTER_START: dict[str, tuple[str, ...]] = {"auditd, connect and sendto": _AUDIT_RULES}

@@ -22,6 +22,7 @@ import msgspec
 from bench.peers import LOADS, PORT, PROBE_PORT, TARGET, Load, Results, Row
 from bench.peers.catalogue import AFTER_START, PEERS, STDOUT, Peer
 from bench.peers.packages import version
+from bench.peers.reading import Sought
 from tests import traffic
 
 OUT = Path("/run/peers/out")
@@ -53,7 +54,7 @@ def _send(load: Load, calls: int) -> _Spent:
     )
 
 
-class _Running:
+class Running:
     """A tool that was started, in a session of its own."""
 
     def __init__(self, peer: Peer, process: subprocess.Popen[bytes], out: Path) -> None:
@@ -98,14 +99,14 @@ class _Running:
                 continue
             done = traffic.words(traffic.run(load, TARGET, PROBE_PORT).stdout)
             time.sleep(LOOK_S)
-            if self._peer.read(self.text(), PROBE_PORT, int(done["pid"])).events:
+            if self._peer.read(self.text(), Sought(PROBE_PORT, frozenset((int(done["pid"]),)))).events:
                 return ""
         return "records nothing of it"
 
     def rest(self, sent: int, pid: int) -> None:
         """Wait until it has recorded everything, or does nothing any more."""
         spent = self.cpu()
-        while self._peer.read(self.text(), PORT, pid).events < sent:
+        while self._peer.read(self.text(), Sought(PORT, frozenset((pid,)))).events < sent:
             time.sleep(2 * LOOK_S)
             before, spent = spent, self.cpu()
             # A tool that looks around now and then is idle too.
@@ -114,7 +115,7 @@ class _Running:
 
 
 @contextmanager
-def _started(peer: Peer, tree: Path) -> Iterator[_Running]:
+def started(peer: Peer, tree: Path) -> Iterator[Running]:
     out = OUT / peer.name.replace(" ", "-").replace("/", "-")
     subprocess.run(["rm", "-rf", out], check=True)
     out.mkdir(parents=True)
@@ -143,7 +144,7 @@ def _started(peer: Peer, tree: Path) -> Iterator[_Running]:
     try:
         if peer.name in AFTER_START:
             _after_start(AFTER_START[peer.name])
-        yield _Running(peer, process, out)
+        yield Running(peer, process, out)
     finally:
         _end(process)
         run(peer.undo)
@@ -170,7 +171,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _row(peer: Peer, name: str, load: Load, calls: int, bare: _Spent, tree: Path) -> Row:
     try:
-        with _started(peer, tree) as running:
+        with started(peer, tree) as running:
             note = running.ready(load)
             before = running.cpu()
             time.sleep(IDLE_S)
@@ -180,7 +181,7 @@ def _row(peer: Peer, name: str, load: Load, calls: int, bare: _Spent, tree: Path
             running.rest(spent.sent, spent.pid)
             own = running.cpu() - before
         # Some write what is left when they end.
-        seen = peer.read(running.text(), PORT, spent.pid)
+        seen = peer.read(running.text(), Sought(PORT, frozenset((spent.pid,))))
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         return Row(peer=name, load=load, note=f"did not run: {error}"[:NOTE_LENGTH])
     return Row(
@@ -199,6 +200,11 @@ def _row(peer: Peer, name: str, load: Load, calls: int, bare: _Spent, tree: Path
     )
 
 
+def named(peer: Peer, tree: Path) -> str:
+    """With its version, where that is known."""
+    return f"{peer.name} {version(tree, peer.package)}".strip() if peer.package else peer.name
+
+
 def measure(tree: Path, kernel: str, calls: int, part: str = "") -> Results:
     """Measure every tool whose name has that part."""
     bare = {load: _send(load, calls) for load in LOADS}
@@ -206,7 +212,7 @@ def measure(tree: Path, kernel: str, calls: int, part: str = "") -> Results:
     for peer in PEERS:
         if part not in peer.name:
             continue
-        name = f"{peer.name} {version(tree, peer.package)}".strip() if peer.package else peer.name
+        name = named(peer, tree)
         if peer.why_not and not (peer.command and Path(peer.command[0]).exists()):
             rows.append(Row(peer=name, load=peer.loads[0], note=peer.why_not))
             continue
