@@ -132,14 +132,14 @@ PEERS: tuple[Peer, ...] = (
     Peer(
         "tcpdump -i lo",
         ("tcpdump", "-l", "-n", "-i", "lo", f"{_TO_PORTS} and (udp or tcp[tcpflags] & tcp-syn != 0)"),
-        lines(r" > {target}\.{port}: ", portless=r" > {target}: "),
+        lines(r" > {target}\.{port}: "),
         "tcpdump",
         names_processes=False,
     ),
     Peer(
         "nft log group, tcpdump -i nflog",
         ("tcpdump", "-l", "-n", "-i", "nflog:5"),
-        lines(r" > {target}\.{port}: ", portless=r" > {target}: "),
+        lines(r" > {target}\.{port}: "),
         "tcpdump",
         setup=_BY_NFT,
         undo=_NO_NFT,
@@ -221,17 +221,15 @@ _ALL_BY_NFT = (
 
 
 def scored() -> list[Peer]:
-    """Those that can tell what they see of all ways to send: one of each, asked for all that is sent."""
-    left_out = ("without names", "window 0", "tcpdump -i nflog", "sysdig")
-    return [_wide(peer) for peer in PEERS if not any(part in peer.name for part in left_out)]
-
-
-def _wide(peer: Peer) -> Peer:
-    if peer.name == "tcpdump -i lo":
-        return peer._replace(name="tcpdump -i any", command=("tcpdump", "-l", "-n", "-i", "any", "outbound"))
-    if peer.setup == _BY_NFT:
-        return peer._replace(setup=_ALL_BY_NFT, undo=("nft delete table inet peers",))
-    return peer
+    """Those that say what they see of all ways to send: one of each, asked for all. tcpdump is told each packet."""
+    left_out = ("without names", "window 0", "tcpdump -i", "sysdig")
+    return [
+        peer._replace(setup=_ALL_BY_NFT, undo=("nft delete table inet peers",))
+        if peer.setup == _BY_NFT
+        else peer
+        for peer in PEERS
+        if not any(part in peer.name for part in left_out)
+    ]
 
 
 AFTER_START: dict[str, tuple[str, ...]] = {"auditd, connect and sendto": _AUDIT_RULES}
