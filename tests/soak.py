@@ -47,6 +47,8 @@ sent = programs = 0
 start = time.monotonic()
 while not over.wait({VOLLEY_S}):
     count = min(int((time.monotonic() - start) * rate) - sent, rate // 10)  # what can't be managed is left
+    if not count:
+        continue
     subprocess.check_call([volley, str(sent), str(count), port, other, "{HIDDEN_OF}"])
     sent, programs = sent + count, programs + 1
 print(sent, programs, time.monotonic() - start)
