@@ -179,7 +179,7 @@ def sending(folder: Path, rate: int) -> Iterator[subprocess.Popen[str]]:
     """A program in a network of its own that has programs send until its input ends, and then says what it sent."""
     script = folder / "sender.py"  # a short command line: it is in every record
     script.write_text(SENDER)
-    words = ["unshare", "--net", "sh", "-c", ISOLATED, "sh", sys.executable, str(script)]
+    words = [*ISOLATED, sys.executable, str(script)]
     words += [str(traffic.volley()), str(PORT), str(OTHER_PORT), str(rate)]
     sender = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

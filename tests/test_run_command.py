@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60
 PORT, OTHER_PORT = 21000 + os.getpid() % 20000, 41000 + os.getpid() % 20000
 # An own network namespace in which these networks are here: nothing that is sent there gets out.
-ISOLATED = 'ip link set lo up && ip route add local 198.18.0.0/15 dev lo && exec "$@"'
+_LAID = 'ip link set lo up && ip route add local 198.18.0.0/15 dev lo && exec "$@"'
+ISOLATED = ("unshare", "--net", "sh", "-c", _LAID, "sh")
+"""Before a command: has it in a network of its own, where 198.18.0.0/15 is local."""
 SENDER = """
 import json, socket, sys
 sent = dict.fromkeys(sys.argv[2:], 0)
@@ -105,19 +107,7 @@ class Sender:
     """A program that sends to all its addresses in turn, as often as it is told."""
 
     def __init__(self, port: int, *addresses: str) -> None:
-        words = [
-            "unshare",
-            "--net",
-            "sh",
-            "-c",
-            ISOLATED,
-            "sh",
-            sys.executable,
-            "-c",
-            SENDER,
-            str(port),
-            *addresses,
-        ]
+        words = [*ISOLATED, sys.executable, "-c", SENDER, str(port), *addresses]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def begin(self, rounds: int) -> None:

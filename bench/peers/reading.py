@@ -75,7 +75,9 @@ def audit(text: str, sought: Sought) -> Seen:
     """Records of auditd: a call's address and its process are lines with the same number."""
     number = re.compile(r"msg=audit\(([^)]+)\)")
     address = re.compile(f"saddr={_saddr(sought)}")
-    process = re.compile(rf" pid=(?:{'|'.join(map(str, sought.pids))}) .* exe=\"{re.escape(str(FOLDER))}/")
+    process = re.compile(
+        rf" pid=(?:{'|'.join(map(str, sought.pids))}) .* exe=\"{re.escape(str(FOLDER))}/(?:traffic|short)\""
+    )
     found: set[str] = set()
     named: set[str] = set()
     for line in text.splitlines():
