@@ -84,6 +84,7 @@ class Pipeline:
         self._deadline: float | None = None
         self._ready = False
         self._stopping = False
+        self._interrupted = False
         self._give_up = False
         self._start_error: Exception | None = None
         self._exit_code = 0
@@ -130,7 +131,10 @@ class Pipeline:
         self._mail.put(self._stop)
 
     def interrupt(self) -> None:
-        """Stop, or where it is stopping already, give up what it waits for."""
+        """The first time, stop; then, give up what it waits for.
+
+        That inputs ended, or a limit was reached, makes no first time a second: ctrl-c ends a `cat` before us, too.
+        """
         self._mail.put(self._interrupt)
 
     def reopen_outputs(self) -> None:
@@ -165,7 +169,7 @@ class Pipeline:
                 self._mail.get(timeout=max(0.0, min(due) - time.monotonic()) if due else None)()
             except Empty:
                 if self._deadline is not None and time.monotonic() >= self._deadline:
-                    self._interrupt()
+                    (self._leave if self._stopping else self._stop)()
             self._beat()
 
     def _beat(self) -> None:
@@ -195,11 +199,15 @@ class Pipeline:
             feed.stop()
 
     def _interrupt(self) -> None:
-        if self._stopping:
-            self._give_up = self.abandoned = True
-            self._exit_code = EXIT_FAILED
+        if self._interrupted:
+            self._leave()
         else:
+            self._interrupted = True
             self._stop()
+
+    def _leave(self) -> None:
+        self._give_up = self.abandoned = True
+        self._exit_code = EXIT_FAILED
 
     def _hand_on(self, batch: Batch, waits: bool) -> None:
         for lane in (*self._lanes, *self._side) if waits else ():

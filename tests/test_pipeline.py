@@ -369,6 +369,22 @@ def test_interrupt_twice_gives_up_and_counts(monkeypatch: pytest.MonkeyPatch, en
     stuck.gate.set()
 
 
+def test_interrupt_once_loses_nothing_where_the_input_ended() -> None:
+    """As with `cat LOG | pyegress replay -`, whose ctrl-c ends both: what was read is written, as a normal end."""
+    source, output = FakeInput(connections(3), ends=True), FakeOutput()
+    is_stopping = Event()
+    output.gate.clear()
+    run = Run([source], [output], on_stopping=is_stopping.set).start()
+    assert output.writing.wait(PATIENCE) and is_stopping.wait(PATIENCE)
+    run.pipeline.interrupt()
+    heard = Event()
+    run.pipeline.call(heard.set)
+    assert heard.wait(PATIENCE)  # as it still waits for the output
+    output.gate.set()
+    assert run.finish() == 0
+    assert len(output.records) == 3 and not run.pipeline.abandoned
+
+
 def test_input_that_hangs_costs_the_outputs_nothing() -> None:
     """Giving up an input that doesn't end still lets the outputs write what they hold at exit."""
 
