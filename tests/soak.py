@@ -27,7 +27,7 @@ from tests.test_run_command import ISOLATED, OTHER_PORT, PORT, ROOT, Audit, audi
 
 HIDDEN_OF = 10
 """One datagram of so many goes to a port that is ignored."""
-VOLLEY_S = 0.03
+VOLLEY_S = 0.02
 """So long after another program began a new one sends what is due, and ends: 100,000 programs an hour, far more than
 pyegress remembers."""
 GROWTH = 1.1
