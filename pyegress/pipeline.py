@@ -84,7 +84,7 @@ class Pipeline:
         self._deadline: float | None = None
         self._ready = False
         self._stopping = False
-        self._interrupted = False
+        self._was_asked = False
         self._give_up = False
         self._start_error: Exception | None = None
         self._exit_code = 0
@@ -128,12 +128,12 @@ class Pipeline:
 
     def stop(self) -> None:
         """Stop observing, write what was observed, end."""
-        self._mail.put(self._stop)
+        self._mail.put(self._stop_as_asked)
 
     def interrupt(self) -> None:
-        """The first time, stop; then, give up what it waits for.
+        """Stop, or where somebody asked for that already, give up what it waits for.
 
-        That inputs ended, or a limit was reached, makes no first time a second: ctrl-c ends a `cat` before us, too.
+        That inputs ended, or a limit was reached, is nobody's asking: ctrl-c ends a `cat` before us, too.
         """
         self._mail.put(self._interrupt)
 
@@ -198,12 +198,15 @@ class Pipeline:
         for feed in self._feeds:
             feed.stop()
 
+    def _stop_as_asked(self) -> None:
+        self._was_asked = True
+        self._stop()
+
     def _interrupt(self) -> None:
-        if self._interrupted:
+        if self._was_asked:
             self._leave()
         else:
-            self._interrupted = True
-            self._stop()
+            self._stop_as_asked()
 
     def _leave(self) -> None:
         self._give_up = self.abandoned = True
@@ -216,7 +219,7 @@ class Pipeline:
             if self._limit is not None:
                 room = self._limit - self.connections
                 if len(batch) >= room:
-                    self.stop()
+                    self._mail.put(self._stop)
                     batch = batch[:room]
             self.connections += len(batch)
             if batch:

@@ -203,7 +203,7 @@ def run(
 ) -> None:
     """Observe connections until stopped (ctrl-c, SIGTERM, -C, -t) and give each to every output.
 
-    What was observed is written before it ends; a second ctrl-c gives up what is not written yet, counted.
+    What was observed is written before it ends; another ctrl-c gives up what is not written yet, counted.
     """
     is_own_process = click.get_current_context().find_root().obj is OWN_PROCESS
     if is_own_process:  # until they are watched: plugins are imported here
